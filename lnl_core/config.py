@@ -1,0 +1,154 @@
+"""The strict settings loader: YAML and `-S section.key=value` in, frozen typed settings out.
+
+`params.yaml` has one section a stage and three that stages share (`run`, `images`, `model`). A component's own
+settings class stands beside the component; this module knows only how to parse and how to complain. The checking
+is pydantic's; what is ours is the message: it names the key, the value, what is allowed and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+S = TypeVar("S", bound="Settings")
+Params = dict[str, Any]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. The message names the key, the value and the mend."""
+
+
+class Settings(BaseModel):
+    """Base of every settings class: frozen, no unknown keys, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class RunSettings(Settings):
+    """Section `run`: what every stage shares and no result should depend on, save `seed` and `precision`."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")  # auto: cuda where there is one
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # autocast type of training and encoding
+    threads: int = Field(default=0, ge=0)  # torch threads; 0: as many as the process may use
+    image_memory_mb: int = Field(default=8192, ge=1)  # decoded images above this live in a memory-mapped file
+
+
+class ImageSettings(Settings):
+    """Section `images`: how encoded images become tensors, the same in every stage."""
+
+    size: int = Field(default=32, ge=4, le=1024)  # pixels a side after resize and centre crop
+    channels: Literal[1, 3] = 3
+
+
+class ModelSettings(Settings):
+    """Section `model`: the network that SimCLR pretrains and the training methods start from."""
+
+    arch: str = "resnet18"
+    stem: Literal["cifar", "imagenet"] = "cifar"  # cifar: 3x3 stride 1, no max-pool; worth ten points at 32 px
+    width: int = Field(default=64, ge=1, le=1024)  # channels of the first stage
+
+
+def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """Read a params file and apply `section.key=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: no such file, not YAML, not a mapping of sections, or an override without `=`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the params file ({error.strerror})") from error
+    return apply_overrides(_parse_yaml(text, str(path)), overrides)
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> Params:
+    """A whole params file that ships in `lnl_core/presets`."""
+    known = preset_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"unknown preset {name!r}{hint} (known: {', '.join(known)})")
+    text = resources.files("lnl_core").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+    return apply_overrides(_parse_yaml(text, f"preset {name}"), overrides)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, sorted."""
+    files = resources.files("lnl_core").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def apply_overrides(params: Params, overrides: Sequence[str]) -> Params:
+    """A copy of `params` with each `section.key[.key]=value` set; unknown keys are found when sections are parsed."""
+    params = copy.deepcopy(params)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or len(parts) < 2 or not all(parts):
+            raise ConfigError(f"override {override!r}: write it as section.key=value, e.g. run.seed=1")
+        section = params
+        for part in parts[:-1]:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"override {override!r}: {part!r} is a value, not a section")
+        section[parts[-1]] = _yaml_value(value, override)
+    return params
+
+
+def parse(settings: type[S], values: Mapping[str, Any] | None, where: str) -> S:
+    """Parse one section (`where` is its name in messages, e.g. `purify.dmlp`).
+
+    Raises:
+        ConfigError: every problem of the section, a line each.
+    """
+    try:
+        return settings.model_validate(dict(values or {}))
+    except ValidationError as error:
+        lines = [_explain(settings, problem, where) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _parse_yaml(text: str, where: str) -> Params:
+    try:
+        params = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML ({error})") from error
+    if not isinstance(params, dict) or not all(isinstance(value, dict | None) for value in params.values()):
+        raise ConfigError(f"{where}: must map section names to settings, e.g. 'run: {{seed: 0}}'")
+    return {name: section or {} for name, section in params.items()}
+
+
+def _yaml_value(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+
+
+def _explain(settings: type[Settings], problem: Any, where: str) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join([where, *path])
+    if problem["type"] != "extra_forbidden":
+        return f"{key} = {problem['input']!r}: {problem['msg']}"
+    known = sorted(_fields_at(settings, path[:-1]))
+    near = difflib.get_close_matches(path[-1], known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{key}: unknown setting{hint} (known: {', '.join(known)})"
+
+
+def _fields_at(settings: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = settings.model_fields.get(part)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        settings = inner
+    return list(settings.model_fields)

@@ -1,0 +1,65 @@
+"""What a stage needs of the machine: device, autocast, threads, and generators derived from one seed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lnl_core.config import ConfigError, RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Section `run`, resolved on this machine."""
+
+    device: torch.device
+    precision: str
+    seed: int
+    image_memory_mb: int
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Mixed precision as asked for; a null context in float32."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """A CPU generator of its own for each purpose, so that one stage's draws never shift another's."""
+        return torch.Generator().manual_seed(seed_for(self.seed, *purpose))
+
+    def numpy_generator(self, *purpose: object) -> np.random.Generator:
+        """The same for numpy."""
+        return np.random.default_rng(seed_for(self.seed, *purpose))
+
+
+def resolve(run: RunSettings) -> Runtime:
+    """Resolve `auto`, check that the device exists, and set torch's thread count.
+
+    Raises:
+        ConfigError: a CUDA device was asked for and there is none.
+    """
+    name = run.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"run.device = {run.device!r}: this machine has no CUDA device; use 'auto' or 'cpu'")
+    if run.precision == "float16" and name == "cpu":
+        raise ConfigError("run.precision = 'float16': only on CUDA; use 'bfloat16' or 'float32' on a CPU")
+    torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
+    return Runtime(
+        device=torch.device(name),
+        precision=run.precision,
+        seed=run.seed,
+        image_memory_mb=run.image_memory_mb,
+    )
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """A 63-bit seed from the run's seed and what it is for; the same on every machine."""
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

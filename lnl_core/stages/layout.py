@@ -1,0 +1,79 @@
+"""Where each artefact lies below one root folder. dvc.yaml names the same paths below `data/` (a test holds it)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of a run. `root` is `data/` under DVC and any folder under `lnl run`."""
+
+    root: Path
+
+    @property
+    def images(self) -> Path:  # folder of part-*.parquet
+        return self.root / "prepare" / "images"
+
+    @property
+    def source_labels(self) -> Path:  # as prepared, before noise injection
+        return self.root / "prepare" / "labels.parquet"
+
+    @property
+    def truth(self) -> Path:
+        return self.root / "prepare" / "truth.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "prepare" / "quarantine.parquet"
+
+    @property
+    def labels(self) -> Path:  # what every later stage reads
+        return self.root / "inject" / "labels.parquet"
+
+    @property
+    def encoder(self) -> Path:  # folder: weights.safetensors, config.json
+        return self.root / "pretrain" / "encoder"
+
+    @property
+    def pretrain_curve(self) -> Path:
+        return self.root / "pretrain" / "curve.csv"
+
+    @property
+    def features(self) -> Path:  # folder of part-*.parquet
+        return self.root / "features" / "parts"
+
+    @property
+    def purified(self) -> Path:
+        return self.root / "purify" / "purified.parquet"
+
+    @property
+    def model(self) -> Path:  # folder: best/ and last/, each weights.safetensors and config.json
+        return self.root / "train" / "model"
+
+    @property
+    def yardstick(self) -> Path:  # same method and start, observed labels; an empty folder where not asked for
+        return self.root / "train" / "yardstick"
+
+    @property
+    def train_curves(self) -> Path:
+        return self.root / "train" / "curves.csv"
+
+    @property
+    def plots(self) -> Path:  # folder of csv and json
+        return self.root / "evaluate" / "plots"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "report.html"
+
+    def metrics(self, stage: str) -> Path:
+        return self.root / stage / "metrics.json"
+
+    def resume(self, stage: str) -> Path:
+        """Folder for checkpoints of an unfinished run; not an artefact, removed when the stage ends well.
+
+        It lies outside the stage's outputs because DVC deletes those before it runs a stage again.
+        """
+        return self.root / ".lnl" / stage

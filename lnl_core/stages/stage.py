@@ -1,0 +1,133 @@
+"""What a stage is, and how one is run: parse, resolve the machine, call, record the metrics, clear the checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from lnl_core.config import (
+    ConfigError,
+    ImageSettings,
+    ModelSettings,
+    Params,
+    RunSettings,
+    Settings,
+    parse,
+)
+from lnl_core.files import write_json
+from lnl_core.registry import Registry, unknown_name
+from lnl_core.runtime import Runtime, resolve
+from lnl_core.stages.layout import Layout
+
+log = logging.getLogger("lnl")
+STAGE_NAMES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
+SHARED_SECTIONS: dict[str, type[Settings]] = {"run": RunSettings, "images": ImageSettings, "model": ModelSettings}
+Metrics = Mapping[str, Any]
+
+
+class Shared(Settings):
+    """The three sections that stages share."""
+
+    run: RunSettings = Field(default_factory=RunSettings)
+    images: ImageSettings = Field(default_factory=ImageSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """What a stage function gets besides its own settings."""
+
+    shared: Shared
+    runtime: Runtime
+    paths: Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage: `run(settings, context)` reads `reads`, writes `writes` (names of Layout) and returns its metrics."""
+
+    name: str
+    summary: str
+    settings: Callable[[Mapping[str, Any] | None], Settings]  # parses the stage's own section
+    run: Callable[[Any, StageContext], Metrics]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    shared: tuple[str, ...]  # shared settings that its result depends on, e.g. "run.seed", "images"
+    pool: Literal["cpu", "gpu"] = "cpu"
+
+
+def stage_named(name: str) -> Stage:
+    """The stage called `name`; imports only that stage's module, so that a CPU stage need not load torchvision."""
+    if name not in STAGE_NAMES:
+        raise ConfigError(unknown_name("stage", name, STAGE_NAMES))
+    stage: Stage = importlib.import_module(f"lnl_core.stages.{name}").STAGE
+    return stage
+
+
+def check_params(params: Params) -> None:
+    """Parse every section, so that a typo in `report` is found before hours of training.
+
+    Raises:
+        ConfigError: every problem found, a line each.
+    """
+    problems = []
+    known = (*SHARED_SECTIONS, *STAGE_NAMES)
+    for section in params:
+        try:
+            if section in SHARED_SECTIONS:
+                parse(SHARED_SECTIONS[section], params[section], section)
+            elif section in STAGE_NAMES:
+                stage_named(section).settings(params[section])
+            else:
+                raise ConfigError(unknown_name("section", section, known))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
+    """Run one stage: files in, files out, `metrics.json` with the stage's namespace and its wall seconds."""
+    check_params(params)
+    stage = stage_named(name)
+    shared = Shared(**{key: params.get(key) or {} for key in SHARED_SECTIONS})
+    settings = stage.settings(params.get(name))
+    context = StageContext(shared=shared, runtime=resolve(shared.run), paths=paths)
+    log.info("stage %s: start (device %s)", name, context.runtime.device)
+    started = time.perf_counter()
+    metrics = dict(stage.run(settings, context))
+    metrics["seconds"] = round(time.perf_counter() - started, 3)
+    write_json(paths.metrics(name), {name: metrics})
+    shutil.rmtree(paths.resume(name), ignore_errors=True)
+    log.info("stage %s: done in %.1f s", name, metrics["seconds"])
+    return metrics
+
+
+def section_with_methods(
+    section: str, settings: type[Settings], registry: Registry[Any]
+) -> Callable[[Mapping[str, Any] | None], Settings]:
+    """A parser for sections such as `purify`, which hold one sub-section per registered method.
+
+    Every sub-section is checked (a typo in an unselected method is still a typo). `settings` has a field
+    `options: dict[str, Settings]`, which receives the parsed configs by method name.
+    """
+
+    def parse_section(values: Mapping[str, Any] | None) -> Settings:
+        values = dict(values or {})
+        names = registry.names()
+        own = {key: value for key, value in values.items() if key not in names}
+        fields = set(settings.model_fields) - {"options"}
+        unknown = [key for key in own if key not in fields]
+        if unknown:
+            raise ConfigError(unknown_name(f"setting of section {section}", unknown[0], [*fields, *names]))
+        options = {name: parse(registry.get(name).config, values.get(name), f"{section}.{name}") for name in names}
+        return parse(settings, {**own, "options": options}, section)
+
+    return parse_section
