@@ -46,6 +46,7 @@ class ImageSettings(Settings):
 
     size: int = Field(default=32, ge=4, le=1024)  # pixels a side after resize and centre crop
     channels: Literal[1, 3] = 3
+    flip: bool = True  # may augmentation mirror? False for digits and text, where a mirror image is no member
 
 
 class ModelSettings(Settings):

@@ -142,7 +142,7 @@ class Purified:
 
     @property
     def changed(self) -> BoolArray:
-        return self.label != self.purified_label
+        return np.asarray(self.label != self.purified_label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,7 +372,10 @@ def _check_labels(labels: Labels, where: str) -> None:
     check_range(labels.observed_label[has], labels.ids[has], classes, "observed_label", where)
     bad = np.flatnonzero(~np.isin(labels.split.astype(str), SPLITS))
     if len(bad):
-        _fail(where, f"row {bad[0]} (id {labels.ids[bad[0]]!r}): split = {labels.split[bad[0]]!r}, allowed: train, val, test")
+        _fail(
+            where,
+            f"row {bad[0]} (id {labels.ids[bad[0]]!r}): split = {labels.split[bad[0]]!r}, allowed: train, val, test",
+        )
     bad = np.flatnonzero(~labels.trusted & (labels.label != labels.observed_label))
     if len(bad):
         _fail(where, f"row {bad[0]} (id {labels.ids[bad[0]]!r}): an untrusted row's label must be its observed_label")

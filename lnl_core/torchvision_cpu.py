@@ -11,10 +11,11 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_kept_alive: list[torch.library.Library] = []  # a Library's definitions vanish with the object
+_kept_alive: list[Any] = []  # a Library's definitions vanish with the object
 
 
 def _extension_loads() -> bool:
@@ -34,11 +35,9 @@ def mend() -> None:
     """Declare the schemas that the missing extension would have declared; harmless when called again."""
     if _kept_alive or _extension_loads():
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define(
-        "qnms(Tensor dets, Tensor dets_scale, Tensor dets_zp, Tensor scores, float iou_threshold) -> Tensor"
-    )
+    library.define("qnms(Tensor dets, Tensor dets_scale, Tensor dets_zp, Tensor scores, float iou_threshold) -> Tensor")
     _kept_alive.append(library)
 
 

@@ -1,0 +1,1 @@
+"""Scores and tables; with inject, the only reader of true labels."""

@@ -1,0 +1,30 @@
+"""What a noise type gets and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lnl_core.contracts import Ids, IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSource:
+    """The rows to be noised, sorted by id."""
+
+    ids: Ids  # [n]
+    true_label: IntArray  # [n]
+    class_names: tuple[str, ...]
+    pixels: Callable[
+        [], Iterator[tuple[Ids, npt.NDArray[np.uint8]]]
+    ]  # batches [b, C, H, W]; instance noise alone reads it
+
+
+class NoiseFunction(Protocol):
+    """`(source, config, generator) -> noisy labels [n]`. Never changes `source`; draws from `generator` alone."""
+
+    def __call__(self, source: NoiseSource, config: Any, generator: np.random.Generator) -> IntArray: ...

@@ -1,0 +1,52 @@
+"""What a purifier gets and gives. Nothing here holds a true label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lnl_core.contracts import FloatArray, IntArray
+
+
+class FeatureRows(Protocol):
+    """Features of rows in a fixed order that can be streamed as often as needed: an array, or a cache on disk."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        ...
+
+    def batches(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        """Contiguous row ranges in order with their features [b, d] in float32."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyTask:
+    """The noisy rows and the trusted set, disjoint."""
+
+    noisy: FeatureRows  # [n, d]
+    observed: IntArray  # [n]
+    trusted: FloatArray  # [m, d] features of the trusted rows; m may be 0
+    trusted_label: IntArray  # [m] verified
+    trusted_observed: IntArray  # [m] what the source had said; NO_LABEL where unknown
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purification:
+    """A purifier's answer for the noisy rows."""
+
+    posterior: FloatArray  # [n, K] p(true label | features, observed label); rows sum to 1
+    metrics: Mapping[str, Any]  # numbers and small tables for metrics.json
+    curve: tuple[Mapping[str, float], ...] = ()  # one record a step, for the report
+
+
+class Purifier(Protocol):
+    """`(task, config, generator) -> Purification`."""
+
+    def __call__(self, task: PurifyTask, config: Any, generator: np.random.Generator) -> Purification: ...
