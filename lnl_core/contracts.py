@@ -157,7 +157,7 @@ class QuarantineRow:
 
 
 def write_labels(path: Path, labels: Labels) -> None:
-    """Check, sort by id and write labels.parquet (class names, prior over training rows and protocol card as metadata)."""
+    """Check, sort by id and write labels.parquet; metadata: class names, prior of the train rows, protocol card."""
     _check_labels(labels, str(path))
     order = np.argsort(labels.ids, kind="stable")
     labels = labels.take(order)

@@ -30,6 +30,8 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Advance]:
         task = bar.add_task(title, total=total, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:
-            bar.update(task, advance=steps, **({} if note is None else {"note": note}))
+            bar.update(task, advance=steps)
+            if note is not None:
+                bar.update(task, note=note)
 
         yield advance

@@ -1,4 +1,4 @@
-"""Lets `import torchvision` work where its compiled extension cannot load (CPU build of torch, CUDA-linked torchvision).
+"""Lets `import torchvision` work where its compiled extension cannot load (CPU torch, CUDA-linked torchvision).
 
 torchvision registers Python-side kernels for `nms` and `qnms` at import and dies when the compiled library that
 declares the two schemas is missing. Declaring them is enough for models and transforms; `torchvision.ops.nms` and
