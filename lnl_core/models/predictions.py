@@ -1,0 +1,35 @@
+"""Predictions for stored pixels, batch by batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from lnl_core.contracts import FloatArray
+from lnl_core.runtime import Runtime
+
+
+def as_input(
+    pixels: UInt8[Tensor, "batch channels height width"], device: torch.device
+) -> Float[Tensor, "batch channels height width"]:
+    """Stored bytes to the networks' input: float32 in [0, 1] on `device`, channels last."""
+    return pixels.to(device).to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    network: nn.Module, pixels: UInt8[Tensor, "rows channels height width"], runtime: Runtime, batch_size: int = 512
+) -> FloatArray:
+    """Probabilities [rows, classes] of an `Ensemble` that is on `runtime.device`; holds one batch of floats at a time.
+
+    The network is put into evaluation mode and left in it.
+    """
+    network.eval()
+    found = []
+    for start in range(0, len(pixels), batch_size):
+        with runtime.autocast():
+            probabilities = network(as_input(pixels[start : start + batch_size], runtime.device))
+        found.append(probabilities.float().cpu().numpy())
+    return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
