@@ -1,0 +1,55 @@
+# make help lists the targets. All of them work below .venv and reuse what is there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Telemetry off for every tool that a target starts.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo test lint dev lock dvc-deps bench-digits clean
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+install: .venv/.installed ## make .venv with pinned dependencies and the command .venv/bin/lnl
+
+demo: install ## run the whole chain on scikit-learn's digits and print what it found
+	@$(BIN)/lnl demo
+
+test: lint ## install the test tools, then lint, type check and run all tests
+	@$(BIN)/pytest
+
+lint: dev ## ruff and mypy
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+dev: .venv/.dev-installed ## install the test tools
+
+bench-digits: install ## repeat the results table of README.md over several seeds
+	@$(BIN)/python benchmarks/digits.py
+
+dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code
+	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
+
+# Pins that still fit are kept; `make lock UPGRADE='numpy pillow'` lets go of those, `make lock UPGRADE=.` of all.
+lock: ## resolve pyproject.toml again and write both lock files
+	@PYTHON='$(PYTHON)' bash .ci/lock $(UPGRADE)
+
+clean: ## remove .venv and the caches; data/ stays
+	rm -rf .venv .lock-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache lnl_pipeline.egg-info
+
+.venv/bin/python:
+	@python=$$(bash .ci/find-python '$(PYTHON)') && "$$python" -m venv .venv
+
+.venv/.installed: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "installing requirements.lock into .venv (a few minutes)"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev-installed: requirements-dev.lock .venv/.installed
+	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@touch $@
