@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lnl_core.contracts import Ids, IntArray
+
+Counting = Literal["exact", "bernoulli"]
+Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +31,10 @@ class NoiseFunction(Protocol):
     """`(source, config, generator) -> noisy labels [n]`. Never changes `source`; draws from `generator` alone."""
 
     def __call__(self, source: NoiseSource, config: Any, generator: np.random.Generator) -> IntArray: ...
+
+
+def chosen_rows(rows: Rows, rate: float, counting: Counting, generator: np.random.Generator) -> Rows:
+    """A share `rate` of `rows`, sorted: exactly round(rate * n) of them, or each with chance `rate`."""
+    if counting == "bernoulli":
+        return rows[generator.random(len(rows)) < rate]
+    return np.sort(generator.permutation(rows)[: round(rate * len(rows))])

@@ -1,0 +1,260 @@
+"""Stage `prepare`: any dataset to image shards, labels, truth and quarantine.
+
+It reads the light index first, then streams the encoded images in order of id, decodes each once to see that it can
+be decoded, and writes them as they came. A broken image or label goes to quarantine with a reason and the run goes on.
+A killed run starts again at its first unfinished shard; the files are the same either way.
+Held in memory: the index (ids and labels), one SHA-256 an image, and one row group of encoded images.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from pydantic import Field, SerializeAsAny, field_validator
+
+from lnl_core.config import Settings
+from lnl_core.contracts import (
+    NO_LABEL,
+    SPLITS,
+    ContractError,
+    Ids,
+    IntArray,
+    Labels,
+    QuarantineRow,
+    Truth,
+    check_unique,
+    parts,
+    write_labels,
+    write_quarantine,
+    write_truth,
+)
+from lnl_core.datasets import DATASETS
+from lnl_core.datasets.index import Dataset, Index
+from lnl_core.datasets.trusted_rows import TrustedSettings, trusted_labels
+from lnl_core.files import read_json, write_json
+from lnl_core.images.shards import Source, write_shard
+from lnl_core.progress import Advance, progress_bar
+from lnl_core.runtime import Runtime
+from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
+
+log = logging.getLogger("lnl")
+
+
+class PrepareSettings(Settings):
+    """Section `prepare`; each dataset has a sub-section of its own."""
+
+    dataset: str = "digits"
+    rows_per_shard: int = Field(default=10_000, ge=1)  # 1 GB of photographs at 100 kB each; thousands of CIFAR's
+    max_quarantined_share: float = Field(default=0.5, ge=0.0, le=1.0)  # above it the source is misread, not damaged
+    val_share: float = Field(default=0.0, ge=0.0, lt=1.0)  # of each class's train rows, where the source has no val
+    trusted: TrustedSettings = Field(default_factory=TrustedSettings)
+    options: dict[str, SerializeAsAny[Settings]]
+
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        DATASETS.get(name)
+        return name
+
+
+def run(settings: PrepareSettings, context: StageContext) -> Metrics:
+    """Read the dataset, write the four tables, return counts."""
+    paths, runtime = context.paths, context.runtime
+    dataset = DATASETS.get(settings.dataset).make(settings.options[settings.dataset])
+    index = _sorted(dataset.index())
+    index, unlabelled = _with_labels(index, settings)
+    work = paths.resume("prepare")
+    broken = _write_images(dataset, index, settings, work)
+    quarantined = [*index.quarantined, *unlabelled, *broken]
+    _check_share(quarantined, len(index) + len(index.quarantined) + len(unlabelled), settings)
+    digests = _digests(work / "images")
+    index = _take(index, np.flatnonzero(np.isin(index.ids.astype(str), digests[0].astype(str))))
+    labels = _labels(index, settings, runtime)
+    write_labels(paths.source_labels, labels)
+    known = index.true_label != NO_LABEL
+    write_truth(paths.truth, Truth(ids=index.ids[known], true_label=index.true_label[known]))
+    write_quarantine(paths.quarantine, quarantined)
+    leaks = _leaks(labels, digests[1])
+    _move(work / "images", paths.images)
+    return _metrics(labels, quarantined, leaks, settings)
+
+
+def _sorted(index: Index) -> Index:
+    check_unique(index.ids, "the dataset")
+    return _take(index, np.argsort(index.ids, kind="stable"))
+
+
+def _take(index: Index, rows: npt.NDArray[np.intp]) -> Index:
+    columns = ("ids", "observed_label", "true_label", "verified", "split")
+    return dataclasses.replace(index, **{name: getattr(index, name)[rows] for name in columns})
+
+
+def _with_labels(index: Index, settings: PrepareSettings) -> tuple[Index, list[QuarantineRow]]:
+    """Rows that have a label to go by. Only test rows and verified rows may go by their true label."""
+    has = index.observed_label != NO_LABEL
+    may = (index.true_label != NO_LABEL) & (index.verified | (index.split == "test"))
+    if settings.trusted.source == "file":
+        may |= index.split == "train"  # the file may hold its label; those it does not hold are set aside below
+    bad = np.flatnonzero(~(has | may))
+    detail = "the source gives no label for this row; label it or drop it"
+    rows = [QuarantineRow(stage="prepare", reason="missing-label", detail=detail, id=index.ids[row]) for row in bad]
+    return _take(index, np.flatnonzero(has | may)), rows
+
+
+def _write_images(dataset: Dataset, index: Index, settings: PrepareSettings, work: Path) -> list[QuarantineRow]:
+    quarantined: list[QuarantineRow] = []
+    source = _source_fingerprint(dataset, settings)
+    with progress_bar("prepare", len(index), "images") as advance:
+        for number, start in enumerate(range(0, len(index), settings.rows_per_shard)):
+            rows = np.arange(start, min(start + settings.rows_per_shard, len(index)))
+            note = work / "notes" / f"part-{number:05d}.json"
+            shard = work / "images" / f"part-{number:05d}.parquet"
+            fingerprint = _shard_fingerprint(source, index.ids[rows])
+            if not _is_done(shard, note, fingerprint):
+                images = _counted(dataset.images(index, rows), advance)
+                set_aside = write_shard(shard, list(index.ids[rows]), images, "prepare")
+                records = [dataclasses.asdict(row) for row in set_aside]
+                write_json(note, {"fingerprint": fingerprint, "quarantined": records})
+            else:
+                advance(len(rows))
+            quarantined += [QuarantineRow(**record) for record in read_json(note)["quarantined"]]
+    _drop_stale(work / "images", -(-len(index) // settings.rows_per_shard))
+    return quarantined
+
+
+def _counted(images: Iterator[Source], advance: Advance) -> Iterator[Source]:
+    for image in images:
+        yield image
+        advance()
+
+
+def _is_done(shard: Path, note: Path, fingerprint: str) -> bool:
+    return shard.exists() and note.exists() and read_json(note)["fingerprint"] == fingerprint
+
+
+def _drop_stale(folder: Path, shards: int) -> None:
+    for shard in folder.glob("part-*.parquet"):
+        if int(shard.stem.removeprefix("part-")) >= shards:
+            shard.unlink()
+
+
+def _source_fingerprint(dataset: Dataset, settings: PrepareSettings) -> str:
+    stats = [(path, os.stat(path)) for path in dataset.source_files() if os.path.exists(path)]
+    files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    options = settings.options[settings.dataset].model_dump(mode="json")
+    text = json.dumps([settings.dataset, options, files], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shard_fingerprint(source: str, ids: Ids) -> str:
+    return hashlib.sha256("\n".join([source, *ids]).encode()).hexdigest()
+
+
+def _check_share(quarantined: list[QuarantineRow], rows: int, settings: PrepareSettings) -> None:
+    if not rows:
+        raise ContractError(f"dataset {settings.dataset}: no rows at all; check its path and columns")
+    share = len(quarantined) / rows
+    if share > settings.max_quarantined_share or len(quarantined) == rows:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(quarantined).items())
+        first = quarantined[0]
+        raise ContractError(
+            f"dataset {settings.dataset}: {len(quarantined)} of {rows} rows cannot be used ({reasons}), more than "
+            f"prepare.max_quarantined_share = {settings.max_quarantined_share}. First: {first.id or first.path}: "
+            f"{first.detail}"
+        )
+
+
+def _by_reason(quarantined: list[QuarantineRow]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(row.reason for row in quarantined).items()))
+
+
+def _digests(folder: Path) -> tuple[Ids, npt.NDArray[np.bytes_]]:
+    """Ids and SHA-256 of all images, in order of id."""
+    tables = [pq.read_table(part, columns=["id", "sha256"]) for part in parts(folder)]
+    ids = np.array([name for table in tables for name in table["id"].to_pylist()], dtype=object)
+    return ids, np.array([digest for table in tables for digest in table["sha256"].to_pylist()], dtype="S64")
+
+
+def _labels(index: Index, settings: PrepareSettings, runtime: Runtime) -> Labels:
+    verified = trusted_labels(index, settings.trusted, runtime.numpy_generator("prepare", "trusted"))
+    trusted = verified != NO_LABEL
+    observed = np.where(index.observed_label != NO_LABEL, index.observed_label, index.true_label).astype(np.int32)
+    return Labels(
+        ids=index.ids,
+        label=np.where(trusted, verified, observed).astype(np.int32),
+        observed_label=np.where(trusted, index.observed_label, observed).astype(np.int32),
+        trusted=trusted,
+        split=_splits(index, observed, trusted, settings, runtime.numpy_generator("prepare", "val")),
+        class_names=index.class_names,
+    )
+
+
+def _splits(
+    index: Index,
+    label: IntArray,
+    trusted: npt.NDArray[np.bool_],
+    settings: PrepareSettings,
+    generator: np.random.Generator,
+) -> Ids:
+    split = index.split.copy()
+    if not settings.val_share:
+        return split
+    if (split == "val").any():
+        log.info("prepare.val_share is not used: the source has a val split of its own")
+        return split
+    for number in range(len(index.class_names)):
+        rows = np.flatnonzero((split == "train") & (label == number))
+        free = generator.permutation(rows[~trusted[rows]])
+        split[free[: round(settings.val_share * len(rows))]] = "val"
+    return split
+
+
+def _leaks(labels: Labels, digests: npt.NDArray[np.bytes_]) -> int:
+    """How many test images stand, byte for byte, among the train and val images too."""
+    test = labels.split == "test"
+    return int(np.isin(digests[test], digests[~test]).sum())
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(source, target)
+
+
+def _metrics(labels: Labels, quarantined: list[QuarantineRow], leaks: int, settings: PrepareSettings) -> dict[str, Any]:
+    if leaks:
+        log.warning("prepare: %d test images stand in the train or val split too", leaks)
+    trusted = np.bincount(labels.label[labels.trusted], minlength=len(labels.class_names))
+    return {
+        "dataset": settings.dataset,
+        "rows": {split: int((labels.split == split).sum()) for split in SPLITS},
+        "classes": len(labels.class_names),
+        "trusted": int(labels.trusted.sum()),
+        "trusted_per_class": dict(zip(labels.class_names, trusted.tolist(), strict=True)),
+        "quarantined": len(quarantined),
+        "quarantined_by_reason": _by_reason(quarantined),
+        "test_images_also_in_train_or_val": leaks,
+    }
+
+
+STAGE = Stage(
+    name="prepare",
+    summary="Read a dataset into image shards, labels, truth and quarantine.",
+    settings=section_with_methods("prepare", PrepareSettings, DATASETS),
+    run=run,
+    reads=(),
+    writes=("images", "source_labels", "truth", "quarantine"),
+    shared=("run.seed",),
+)
