@@ -46,10 +46,10 @@ clean: ## remove .venv and the caches; data/ stays
 
 .venv/.installed: requirements.lock pyproject.toml | .venv/bin/python
 	@echo "installing requirements.lock into .venv (a few minutes)"
-	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --requirement requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.dev-installed: requirements-dev.lock .venv/.installed
-	@$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	@$(BIN)/python -m pip install -qq --requirement requirements-dev.lock
 	@touch $@
