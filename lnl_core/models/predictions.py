@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from lnl_core.blocks.network_input import as_input
 from lnl_core.contracts import FloatArray
 from lnl_core.runtime import Runtime
 
-
-def as_input(
-    pixels: UInt8[Tensor, "batch channels height width"], device: torch.device
-) -> Float[Tensor, "batch channels height width"]:
-    """Stored bytes to the networks' input: float32 in [0, 1] on `device`, channels last."""
-    return pixels.to(device).to(torch.float32, memory_format=torch.channels_last) / 255
+__all__ = ["as_input", "predict_probabilities"]
 
 
 @torch.inference_mode()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lnl_core.contracts import Ids
 from lnl_core.runtime import Runtime
@@ -39,6 +41,17 @@ class TrainTask:
     checkpoint: Path  # file for the state of an unfinished run
     fingerprint: str  # settings and data that the checkpoint belongs to
     purpose: str  # "model" | "yardstick"; salts the generators and names the progress bar
+
+    def new_network(self, seed: int) -> nn.Module:
+        """A new classifier on the runtime's device, channels last."""
+        network: nn.Module = self.make_model(seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(self.runtime.device)
+
+    def targets(self, rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch classes"]:
+        """What the given rows are trained on, on the runtime's device: the soft label, or the label as one-hot."""
+        if self.soft_label is not None:
+            return self.soft_label[rows].to(self.runtime.device)
+        return functional.one_hot(self.label[rows], self.classes).float().to(self.runtime.device)
 
 
 @dataclass(frozen=True, kw_only=True)

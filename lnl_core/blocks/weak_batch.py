@@ -1,0 +1,25 @@
+"""Weakly augmented minibatches of stored pixels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lnl_core.blocks.network_input import as_input
+from lnl_core.images.augment import weak_view
+
+
+def weak_views(
+    pixels: UInt8[Tensor, "rows channels height width"],
+    rows: Int[Tensor, " batch"],
+    generator: torch.Generator,
+    *,
+    views: int,
+    flip: bool,
+    device: torch.device,
+) -> list[Float[Tensor, "batch channels height width"]]:
+    """So many independent weak views of the given rows, float32 in 0..1 on `device`, channels last."""
+    images = as_input(pixels[rows.to(pixels.device)], device)
+    drawn = [weak_view(images, generator, flip=flip) for _ in range(views)]
+    return [view.contiguous(memory_format=torch.channels_last) for view in drawn]
