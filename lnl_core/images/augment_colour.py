@@ -46,7 +46,7 @@ class Jitter:
 def draw_jitter(
     batch: int, strength: tuple[float, float, float, float], probability: float, generator: torch.Generator
 ) -> Jitter:
-    """SimCLR's jitter: factors uniform in 1 +- strength (brightness, contrast, saturation), hue in +- its share of a turn.
+    """SimCLR's jitter: brightness, contrast and saturation uniform in 1 +- strength, hue in +- its share of a turn.
 
     Source: SimCLR (arXiv 2002.05709), appendix A; the order is drawn anew for each batch.
     """
@@ -85,7 +85,7 @@ def blur_images(
     sigma: Float[Tensor, " batch"],
     applies: Bool[Tensor, " batch"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Gaussian blur with each image's own sigma in pixels; the kernel spans a tenth of the side (SimCLR, appendix A)."""
+    """Blur by a Gaussian, each image with its own sigma in pixels; the kernel spans a tenth of the side (SimCLR, A)."""
     side = max(3, min(images.shape[-2:]) // 10 | 1)
     spread = sigma.to(images.device, images.dtype)[:, None].expand(-1, 2)
     return _where(applies, gaussian_blur2d(images, (side, side), spread), images)

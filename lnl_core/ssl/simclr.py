@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -126,7 +127,7 @@ class _Learner:
         parameters = _parameter_groups([self.encoder, self.head], config.weight_decay)
         self.optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
         scaled = task.runtime.precision == "float16"  # bfloat16 has float32's range and needs no scaling
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
     def epoch(self, epoch: int) -> Record:
         started = time.perf_counter()
@@ -163,7 +164,7 @@ class _Learner:
         first, second = projected.float().chunk(2)  # similarities in float32: at low temperature bfloat16 is too coarse
         loss: Tensor = self.criterion(first, second)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach()
@@ -194,7 +195,7 @@ class _Learner:
     def _encode(self, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows features"]:
         self.encoder.eval()
         found = []
-        for batch in rows.split(self.batch_size):
+        for batch in torch.split(rows, self.batch_size):
             with self.task.runtime.autocast():
                 features = self.encoder(as_input(self.pixels[batch.to(self.pixels.device)], self.device))
             found.append(features.float())
@@ -232,9 +233,8 @@ def _head_and_loss(
     torch draws initial weights from its global generator and lightly offers no other. The draw happens inside a fork
     of that generator with a seed of our own, so the global one is neither read nor moved.
     """
-    import lnl_core.torchvision_cpu  # noqa: F401, PLC0415  before lightly, which imports torchvision
-    from lightly.loss.ntx_ent_loss import NTXentLoss  # noqa: PLC0415  seconds to import; params files need none of it
-    from lightly.models.modules.heads import SimCLRProjectionHead  # noqa: PLC0415
+    from lightly.loss.ntx_ent_loss import NTXentLoss  # here, because it takes seconds and reading settings needs none
+    from lightly.models.modules.heads import SimCLRProjectionHead
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(runtime.generator("pretrain", "simclr", "head").initial_seed())
@@ -242,7 +242,7 @@ def _head_and_loss(
     return head, NTXentLoss(temperature=config.temperature)
 
 
-def _parameter_groups(networks: list[nn.Module], weight_decay: float) -> list[Mapping[str, object]]:
+def _parameter_groups(networks: list[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Decay for weights of two or more axes; none for norms and biases, which have one."""
     parameters = [parameter for network in networks for parameter in network.parameters()]
     return [
