@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class Index:
         return len(self.ids)
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A reader. Built as `make(config)`; opens nothing until asked."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lnl_core.contracts import FloatArray, IntArray
 
 
+@runtime_checkable
 class FeatureRows(Protocol):
     """Features of rows in a fixed order that can be streamed as often as needed: an array, or a cache on disk."""
 
