@@ -17,7 +17,8 @@ from tasks.workspace import Workspace
 async def show_results(workspace: Workspace) -> None:
     """Three artifacts: `summary` (table), `noise-protocol` (markdown), `report` (link to the HTML file)."""
     results = workspace.results
-    await acreate_table_artifact(key="summary", table=summary_table(results), description="What the run achieved")
+    table = [{"what": label, "value": value} for label, value in summary_table(results)]
+    await acreate_table_artifact(key="summary", table=table, description="What the run achieved")
     await acreate_markdown_artifact(key="noise-protocol", markdown=protocol_markdown(results))
     await acreate_link_artifact(key="report", link=results.report.resolve().as_uri(), link_text="HTML report")
 

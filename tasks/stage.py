@@ -16,7 +16,7 @@ from lnl_core.contracts import ContractError
 from tasks.workspace import Workspace
 
 STAGE_RETRIES = 2  # a full disk or a busy device may be gone a minute later; a checkpoint continues the stage
-STAGE_RETRY_DELAYS = [10, 60]  # seconds before the first and the second retry
+STAGE_RETRY_DELAYS = [10.0, 60.0]  # seconds before the first and the second retry
 
 
 async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
