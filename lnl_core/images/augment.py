@@ -61,7 +61,7 @@ def strong_view(
 ) -> Float[Tensor, "batch channels height width"]:
     """The weak view, `layers` operations of RandAugment, then a square of random size filled with mid-grey."""
     images = rand_augment(weak_view(images, generator, flip=flip), layers, generator)
-    return erase_squares(images, uniform(len(images), 0, erase, generator), 0.5, generator)
+    return erase_squares(images, uniform(len(images), 0.0, erase, generator), 0.5, generator)
 
 
 def simclr_view(

@@ -66,8 +66,8 @@ def draw_resized_crop(
     longest = max(1.0, math.sqrt(scale[1]))
     width = (area.sqrt() * stretch).clamp(max=longest)
     height = (area.sqrt() / stretch).clamp(max=longest)
-    x = uniform(batch, -1, 1, generator) * (1 - width)  # for width > 1 the whole image stays inside the window
-    y = uniform(batch, -1, 1, generator) * (1 - height)
+    x = uniform(batch, -1.0, 1.0, generator) * (1 - width)  # for width > 1 the whole image stays inside the window
+    y = uniform(batch, -1.0, 1.0, generator) * (1 - height)
     return dataclasses.replace(identity_warp(batch), width=width, height=height, x=x, y=y)
 
 

@@ -38,7 +38,7 @@ def rand_augment(
     images = images.clone()
     for _ in range(layers):
         chosen = torch.randint(len(operations), (len(images),), generator=generator)
-        magnitude = uniform(len(images), -1, 1, generator)
+        magnitude = uniform(len(images), -1.0, 1.0, generator)
         for number, operation in enumerate(operations):
             rows = torch.nonzero(chosen == number).flatten()
             if len(rows):
