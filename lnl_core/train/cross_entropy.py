@@ -49,7 +49,7 @@ class _Run:
     network: nn.Module
     optimizer: MomentumSGD
     best: BestEpoch = field(default_factory=BestEpoch)
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, int | float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         return {

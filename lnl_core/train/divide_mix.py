@@ -130,7 +130,7 @@ class _Run:
     optimizers: list[MomentumSGD]
     prior: Tensor  # [classes] on the device
     best: BestEpoch = field(default_factory=BestEpoch)
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, int | float]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)  # [2, rows] an epoch, at most `loss_window` of them
     noise: float | None = None  # estimated share of wrong labels, once, after the warm-up
     lambda_u: float | None = None
