@@ -10,7 +10,7 @@ import pytest
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
-from prefect.testing.utilities import prefect_test_harness  # noqa: E402  reads the settings above
+from prefect.testing.utilities import prefect_test_harness  # reads the settings above
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_flow_runs_the_chain_and_shows_its_results(tmp_path: Path) -> None:
     assert len(read_purified(results.purified)) > 1000
     assert results.report.read_text(encoding="utf-8").startswith("<!")
     artifacts = asyncio.run(latest_artifacts("summary", "noise-protocol", "report"))
-    assert [row["what"] for row in json.loads(artifacts["summary"])][0] == "labels right before"
+    assert json.loads(artifacts["summary"])[0]["what"] == "labels right before"
     assert "symmetric" in artifacts["noise-protocol"]
     assert results.report.as_uri() in artifacts["report"]
 
@@ -52,7 +52,7 @@ async def latest_artifacts(*keys: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_typo_is_found_before_the_first_stage(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="sede.*did you mean 'seed'"):
+    with pytest.raises(ConfigError, match=r"sede.*did you mean 'seed'"):
         asyncio.run(purify_and_train(str(REPOSITORY / "params.yaml"), str(tmp_path), ["run.sede=1"]))
     assert not list(tmp_path.iterdir())
 
@@ -111,14 +111,19 @@ class Server:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
     def wait_until_healthy(self, process: subprocess.Popen[bytes], seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert process.poll() is None, self.log.read_text(encoding="utf-8")
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/health", timeout=2) as reply:
-                    if reply.status == 200:
-                        return
+            if self.healthy():
+                return
             time.sleep(0.3)
         raise AssertionError(f"no healthy server after {seconds} s:\n{self.log.read_text(encoding='utf-8')}")
 
