@@ -264,5 +264,6 @@ STAGE = Stage(
     run=evaluate,
     reads=("images", "labels", "truth", "purified", "model", "yardstick"),
     writes=("plots",),
-    shared=("run.precision", "run.image_memory_mb"),
+    shared=("run.precision",),
+    reads_metrics=("purify",),
 )

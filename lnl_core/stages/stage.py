@@ -61,6 +61,7 @@ class Stage:
     writes: tuple[str, ...]
     shared: tuple[str, ...]  # shared settings that its result depends on, e.g. "run.seed", "images"
     pool: Literal["cpu", "gpu"] = "cpu"
+    reads_metrics: tuple[str, ...] = ()  # stages whose metrics.json it reads
 
 
 def stage_named(name: str) -> Stage:
