@@ -1,15 +1,21 @@
-"""Files of ids and labels that people bring: CSV or Parquet by extension."""
+"""Files of ids and labels that people bring: CSV or Parquet by extension, and CIFAR-N's .pt files."""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+import torch
 
 from lnl_core.config import ConfigError
-from lnl_core.contracts import ContractError, Ids, string_ids
+from lnl_core.contracts import ContractError, Ids, IntArray, string_ids
 
 
 def read_user_table(path: Path) -> pa.Table:
@@ -55,19 +61,40 @@ def read_label_file(path: Path, id_column: str, label_column: str) -> tuple[Ids,
     return string_ids([str(value) for value in ids]), column(table, label_column, path)
 
 
+def read_torch_labels(path: Path) -> dict[str, IntArray]:
+    """The label sets of a .pt file such as CIFAR-N's: name -> labels [n], in the order of the rows they belong to.
+
+    Raises:
+        ConfigError: no such file.
+        ContractError: not such a file, or one that holds more than arrays and texts (it is not run).
+    """
+    try:
+        with torch.serialization.safe_globals(_array_globals()):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; correct the path") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ContractError(f"{path}: not a file of label arrays ({error}); fetch it again") from error
+    if not isinstance(loaded, dict):
+        raise ContractError(f"{path}: holds a {type(loaded).__name__}, must hold a dict of label arrays")
+    return {str(name): np.asarray(values).astype(np.int32) for name, values in loaded.items()}
+
+
+def _array_globals() -> list[Any]:
+    """What a pickled numpy array is made of, under the module names of numpy 1 and 2."""
+    parts: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("i1", "i2", "i4", "i8", "u1"))]
+    for module in ("numpy.core", "numpy._core"):
+        parts.append((np._core.multiarray._reconstruct, f"{module}.multiarray._reconstruct"))  # type: ignore[attr-defined]
+        parts.append((np._core.multiarray.scalar, f"{module}.multiarray.scalar"))  # type: ignore[attr-defined]
+    return [*parts, (codecs.encode, "_codecs.encode")]
+
+
 def _read_csv(path: Path) -> pa.Table:
     # Text throughout: ids such as 0007 must not turn into numbers.
-    parse = pa_csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8-sig").rstrip("\r\n")
-    names = next(iter(_split_header(header, parse.delimiter)), [])
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file, delimiter=delimiter), [])
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
     )
-    return pa_csv.read_csv(path, parse_options=parse, convert_options=convert)
-
-
-def _split_header(header: str, delimiter: str) -> list[list[str]]:
-    import csv
-
-    return list(csv.reader([header], delimiter=delimiter))
+    return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=convert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +27,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: npt.NDArray[Any]) -> Index:
+        """The given rows (numbers or a mask); what was quarantined stays."""
+        columns = ("ids", "observed_label", "true_label", "verified", "split")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
 @runtime_checkable

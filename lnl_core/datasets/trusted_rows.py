@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers
 from lnl_core.blocks.label_file import read_label_file
 from lnl_core.config import ConfigError, Settings
-from lnl_core.contracts import NO_LABEL, ContractError, IntArray, check_unique, positions
-from lnl_core.datasets.class_labels import UNKNOWN_LABEL, class_numbers
+from lnl_core.contracts import NO_LABEL, ContractError, Ids, IntArray, check_unique, positions
 from lnl_core.datasets.index import Index
 
 log = logging.getLogger("lnl")
@@ -31,7 +31,7 @@ class TrustedSettings(Settings):
     allow_empty_classes: bool = False  # may a class have no trusted row?
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_way(self) -> TrustedSettings:
         if self.source == "draw" and (self.count > 0) == (self.share > 0):
             raise ValueError("source 'draw' needs either count (rows in all) or share (of each class), above 0")
         if self.source == "file" and not self.file:
@@ -39,92 +39,101 @@ class TrustedSettings(Settings):
         return self
 
 
-def trusted_labels(index: Index, settings: TrustedSettings, generator: np.random.Generator) -> IntArray:
-    """The verified label [n] of each trusted row, `NO_LABEL` for all others.
+def drawn_labels(index: Index, settings: TrustedSettings, generator: np.random.Generator) -> IntArray:
+    """Draw the trusted rows: their verified label [n], `NO_LABEL` for all others.
 
     Raises:
-        ConfigError: a class has no row to draw from or none in the file, or an id is no train row.
-        ContractError: the file names an unknown or repeated id, or something that is no class.
+        ConfigError: a class has no verified train row.
     """
-    if settings.source == "draw":
-        return _draw(index, settings, generator)
-    if settings.source == "file":
-        return _from_file(index, settings)
-    return np.full(len(index), NO_LABEL, dtype=np.int32)
-
-
-def _draw(index: Index, settings: TrustedSettings, generator: np.random.Generator) -> IntArray:
     result = np.full(len(index), NO_LABEL, dtype=np.int32)
-    candidates = index.verified & (index.split == "train") & (index.true_label != NO_LABEL)
-    by_class = [np.flatnonzero(candidates & (index.true_label == k)) for k in range(len(index.class_names))]
-    _no_empty_class(by_class, index, settings)
+    train = (index.split == "train") & (index.true_label != NO_LABEL)
+    by_class = [np.flatnonzero(train & index.verified & (index.true_label == k)) for k in range(len(index.class_names))]
+    refuse_empty_classes([len(rows) for rows in by_class], index.class_names, settings)
     for number, rows in enumerate(by_class):
-        wanted = _quota(settings, number, rows, len(by_class))
-        if 0 < len(rows) < wanted:
-            log.warning("trusted: class %r has %d verified rows of %d wanted", *_of(index, number, rows), wanted)
-        drawn = generator.permutation(rows)[:wanted]
-        if len(drawn) and len(drawn) == np.count_nonzero(_train_rows(index, number)):
-            log.warning("trusted: all %d train rows of class %r are trusted now", len(drawn), index.class_names[number])
+        drawn = generator.permutation(rows)[: _quota(settings, number, len(rows), len(by_class))]
         result[drawn] = number
+        if len(drawn) and len(drawn) == np.count_nonzero(train & (index.true_label == number)):
+            log.warning("trusted: class %r: all its %d train rows are trusted", index.class_names[number], len(drawn))
     return result
 
 
-def _quota(settings: TrustedSettings, number: int, rows: npt.NDArray[np.intp], classes: int) -> int:
-    if settings.share:
-        return max(round(settings.share * len(rows)), 1)
-    base, rest = divmod(settings.count, classes)
-    return max(base + (number < rest), 1)
+def labels_from_file(index: Index, settings: TrustedSettings) -> IntArray:
+    """The trusted rows that the file names: their verified label [n], `NO_LABEL` for all others.
 
+    Ids that the reader has set aside are passed over with a warning.
 
-def _of(index: Index, number: int, rows: npt.NDArray[np.intp]) -> tuple[str, int]:
-    return index.class_names[number], len(rows)
-
-
-def _train_rows(index: Index, number: int) -> npt.NDArray[np.bool_]:
-    label = np.where(index.verified, index.true_label, index.observed_label)
-    return np.asarray((index.split == "train") & (label == number))
-
-
-def _no_empty_class(by_class: list[npt.NDArray[np.intp]], index: Index, settings: TrustedSettings) -> None:
-    empty = [index.class_names[number] for number, rows in enumerate(by_class) if not len(rows)]
-    if empty and not settings.allow_empty_classes:
-        where = settings.file if settings.source == "file" else "the verified train rows"
-        raise ConfigError(
-            f"prepare.trusted: {where}: no row of {_some(empty)} ({len(empty)} of {len(by_class)} classes); verify at "
-            "least one image of each class, or set prepare.trusted.allow_empty_classes: true"
-        )
-
-
-def _from_file(index: Index, settings: TrustedSettings) -> IntArray:
+    Raises:
+        ConfigError: no such file.
+        ContractError: an id that is unknown, repeated or no train row, or a label that is no class.
+    """
     path = Path(settings.file)
     ids, raw = read_label_file(path, settings.id_column, settings.label_column)
     check_unique(ids, str(path))
     label = class_numbers(raw, index.class_names)
+    _check_labels(label, raw, ids, index.class_names, f"{path}: %s: {settings.label_column}")
+    usable = _usable(ids, index, path)
+    rows = positions(ids[usable], index.ids, "the dataset")
+    _check_train(ids[usable], index.split[rows], path)
+    result = np.full(len(index), NO_LABEL, dtype=np.int32)
+    result[rows] = label[usable]
+    return result
+
+
+def refuse_empty_classes(counts: list[int], class_names: tuple[str, ...], settings: TrustedSettings) -> None:
+    """Raise ConfigError if a class has no trusted row (`counts` is one number a class) and that is not allowed."""
+    empty = [class_names[number] for number, count in enumerate(counts) if not count]
+    if empty and not settings.allow_empty_classes:
+        where = settings.file if settings.source == "file" else "the verified train rows"
+        raise ConfigError(
+            f"prepare.trusted: {where}: no row of {_some(empty)} ({len(empty)} of {len(counts)} classes); verify at "
+            "least one image of each class, or set prepare.trusted.allow_empty_classes: true"
+        )
+
+
+def _quota(settings: TrustedSettings, number: int, rows: int, classes: int) -> int:
+    """How many rows of class `number`, at least one; warns where it has fewer."""
+    if settings.share:
+        return max(round(settings.share * rows), 1)
+    base, rest = divmod(settings.count, classes)
+    wanted = max(base + (number < rest), 1)
+    if 0 < rows < wanted:
+        log.warning("trusted: class number %d has %d verified train rows of %d wanted", number, rows, wanted)
+    return wanted
+
+
+def _check_labels(label: IntArray, raw: list[object], ids: Ids, class_names: tuple[str, ...], where: str) -> None:
     bad = np.flatnonzero((label == UNKNOWN_LABEL) | (label == NO_LABEL))
     if len(bad):
         row = int(bad[0])
+        place = where % f"row {row} (id {ids[row]!r})"
         raise ContractError(
-            f"{path}: row {row} (id {ids[row]!r}): {settings.label_column} = {raw[row]!r} is no class; allowed are "
-            f"{_some(index.class_names)} or 0 to {len(index.class_names) - 1}; correct it ({len(bad)} such rows)"
+            f"{place} = {raw[row]!r} is no class; allowed are {_some(class_names)} or 0 to {len(class_names) - 1}; "
+            f"correct it ({len(bad)} such rows)"
         )
-    unknown = np.flatnonzero(~np.isin(ids.astype(str), index.ids.astype(str)))
+
+
+def _usable(ids: Ids, index: Index, path: Path) -> npt.NDArray[np.bool_]:
+    known = np.isin(ids.astype(str), index.ids.astype(str))
+    aside = np.isin(ids.astype(str), [row.id or row.path or "" for row in index.quarantined])
+    unknown = np.flatnonzero(~known & ~aside)
     if len(unknown):
         raise ContractError(
-            f"{path}: row {unknown[0]}: id {ids[unknown[0]]!r} is no row of the dataset, or its image was set aside "
-            f"({len(unknown)} such rows); use the dataset's ids, or drop these rows"
+            f"{path}: row {unknown[0]}: id {ids[unknown[0]]!r} is no row of the dataset ({len(unknown)} such rows); "
+            f"use the dataset's ids (such as {index.ids[0]!r}), or drop these rows"
         )
-    rows = positions(ids, index.ids, "the dataset")
-    other = np.flatnonzero(index.split[rows] != "train")
+    if aside.any():
+        log.warning("%s: %d rows belong to quarantined images and are not used", path, int(aside.sum()))
+    return known
+
+
+def _check_train(ids: Ids, split: Ids, path: Path) -> None:
+    other = np.flatnonzero(split != "train")
     if len(other):
-        first = other[0]
+        row = int(other[0])
         raise ContractError(
-            f"{path}: row {first}: id {ids[first]!r} is in the {index.split[rows[first]]} split; trusted rows are "
-            f"train rows, drop it ({len(other)} such rows)"
+            f"{path}: id {ids[row]!r} is in the {split[row]} split, and trusted rows are train rows; drop it "
+            f"({len(other)} such rows)"
         )
-    _no_empty_class([np.flatnonzero(label == k) for k in range(len(index.class_names))], index, settings)
-    result = np.full(len(index), NO_LABEL, dtype=np.int32)
-    result[rows] = label
-    return result
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lnl_core.config import Settings
 from lnl_core.contracts import IntArray
 from lnl_core.noise import NOISE_TYPES
-from lnl_core.noise.source import NoiseSource
+from lnl_core.noise.source import NoiseConfig, NoiseSource
 
 
-class NoneConfig(Settings):
+class NoneConfig(NoiseConfig):
     """Nothing to set."""
 
 

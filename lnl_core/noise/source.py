@@ -9,10 +9,30 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lnl_core.config import Settings
 from lnl_core.contracts import Ids, IntArray
 
 Counting = Literal["exact", "bernoulli"]
 Rows = npt.NDArray[np.intp]
+
+
+class NoiseConfig(Settings):
+    """Base of the noise types' settings: what the protocol card says, where a type has more to say than its fields."""
+
+    @property
+    def protocol_name(self) -> str | None:
+        """The variant of the type, which must be the same wherever numbers are compared."""
+        return getattr(self, "protocol", None)
+
+    @property
+    def counting_name(self) -> str | None:
+        """exact or bernoulli; None where nothing is counted."""
+        return getattr(self, "counting", None)
+
+    @property
+    def rate_asked(self) -> float | None:
+        """None where the type has no rate of its own."""
+        return getattr(self, "rate", None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from lnl_core.config import Settings
 from lnl_core.contracts import IntArray
 from lnl_core.noise import NOISE_TYPES
-from lnl_core.noise.source import Counting, NoiseSource, chosen_rows
+from lnl_core.noise.source import Counting, NoiseConfig, NoiseSource, chosen_rows
 
 
-class SymmetricConfig(Settings):
+class SymmetricConfig(NoiseConfig):
     """How many rows, and whether the draw may hit the true class."""
 
     rate: float = Field(default=0.5, ge=0.0, le=1.0)

@@ -20,7 +20,7 @@ from lnl_core.config import ConfigError, ImageSettings, Settings
 from lnl_core.contracts import NO_LABEL, Ids, IntArray, Labels, parts, positions, read_labels, read_truth, write_labels
 from lnl_core.images.store import iterate_images
 from lnl_core.noise import NOISE_TYPES
-from lnl_core.noise.source import NoiseSource
+from lnl_core.noise.source import NoiseConfig, NoiseSource
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
@@ -93,14 +93,15 @@ def _pixels(ids: Ids, paths: Layout, settings: ImageSettings) -> Iterator[tuple[
 
 def _card(labels: Labels, true_label: IntArray, settings: InjectSettings, seed: int) -> dict[str, Any]:
     """The protocol card: what was asked, and what came out on the rows that a method has to correct."""
-    asked = settings.options[settings.type].model_dump(mode="json")
+    config = settings.options[settings.type]
+    assert isinstance(config, NoiseConfig), f"the settings of noise type {settings.type!r} must be a NoiseConfig"
     noisy = (labels.split == "train") & ~labels.trusted
     every = (labels.split != "test") & (labels.observed_label != NO_LABEL)
     return {
         "type": settings.type,
-        "protocol": asked.get("protocol"),
-        "counting": asked.get("counting"),
-        "rate_asked": asked.get("rate"),
+        "protocol": config.protocol_name,
+        "counting": config.counting_name,
+        "rate_asked": config.rate_asked,
         "rate_realised": _rate(labels, true_label, noisy),
         "rate_realised_overall": _rate(labels, true_label, every),
         "matrix": _matrix(labels, true_label, noisy),
@@ -108,7 +109,7 @@ def _card(labels: Labels, true_label: IntArray, settings: InjectSettings, seed: 
         "truth": "known" if (true_label[noisy] != NO_LABEL).any() else "unknown",
         "seed": seed,
         "sha256": hashlib.sha256(labels.label.astype("<i4").tobytes()).hexdigest(),
-        "settings": asked,
+        "settings": config.model_dump(mode="json"),
     }
 
 

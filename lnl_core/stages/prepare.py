@@ -42,7 +42,7 @@ from lnl_core.contracts import (
 )
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Dataset, Index
-from lnl_core.datasets.trusted_rows import TrustedSettings, trusted_labels
+from lnl_core.datasets.trusted_rows import TrustedSettings, drawn_labels, labels_from_file, refuse_empty_classes
 from lnl_core.files import read_json, write_json
 from lnl_core.images.shards import Source, write_shard
 from lnl_core.progress import Advance, progress_bar
@@ -69,48 +69,57 @@ class PrepareSettings(Settings):
         return name
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The index and, row for row, the verified label of each trusted row (`NO_LABEL` for all others)."""
+
+    index: Index
+    trusted: IntArray
+
+    def take(self, rows: npt.NDArray[Any]) -> _Rows:
+        return _Rows(self.index.take(rows), self.trusted[rows])
+
+
 def run(settings: PrepareSettings, context: StageContext) -> Metrics:
     """Read the dataset, write the four tables, return counts."""
-    paths, runtime = context.paths, context.runtime
+    paths, work = context.paths, context.paths.resume("prepare")
     dataset = DATASETS.get(settings.dataset).make(settings.options[settings.dataset])
-    index = _sorted(dataset.index())
-    index, unlabelled = _with_labels(index, settings)
-    work = paths.resume("prepare")
-    broken = _write_images(dataset, index, settings, work)
-    quarantined = [*index.quarantined, *unlabelled, *broken]
-    _check_share(quarantined, len(index) + len(index.quarantined) + len(unlabelled), settings)
-    digests = _digests(work / "images")
-    index = _take(index, np.flatnonzero(np.isin(index.ids.astype(str), digests[0].astype(str))))
-    labels = _labels(index, settings, runtime)
+    rows, quarantined = _labelled_rows(dataset, settings)
+    total = len(rows.index) + len(quarantined)
+    quarantined += _write_images(dataset, rows.index, settings, work)
+    _check_share(quarantined, total, settings)
+    ids, digests = _digests(work / "images")
+    rows = rows.take(np.isin(rows.index.ids.astype(str), ids.astype(str)))
+    labels = _labels(rows, settings, context.runtime)
     write_labels(paths.source_labels, labels)
-    known = index.true_label != NO_LABEL
-    write_truth(paths.truth, Truth(ids=index.ids[known], true_label=index.true_label[known]))
+    write_truth(paths.truth, _truth(rows.index))
     write_quarantine(paths.quarantine, quarantined)
-    leaks = _leaks(labels, digests[1])
     _move(work / "images", paths.images)
-    return _metrics(labels, quarantined, leaks, settings)
+    return _metrics(labels, quarantined, _leaks(labels, digests), settings)
 
 
-def _sorted(index: Index) -> Index:
-    check_unique(index.ids, "the dataset")
-    return _take(index, np.argsort(index.ids, kind="stable"))
-
-
-def _take(index: Index, rows: npt.NDArray[np.intp]) -> Index:
-    columns = ("ids", "observed_label", "true_label", "verified", "split")
-    return dataclasses.replace(index, **{name: getattr(index, name)[rows] for name in columns})
-
-
-def _with_labels(index: Index, settings: PrepareSettings) -> tuple[Index, list[QuarantineRow]]:
-    """Rows that have a label to go by. Only test rows and verified rows may go by their true label."""
-    has = index.observed_label != NO_LABEL
-    may = (index.true_label != NO_LABEL) & (index.verified | (index.split == "test"))
+def _labelled_rows(dataset: Dataset, settings: PrepareSettings) -> tuple[_Rows, list[QuarantineRow]]:
+    """The rows that have a label to go by, sorted by id. Only test and verified rows may go by their true label."""
+    index = dataset.index()
+    check_unique(index.ids, f"dataset {settings.dataset}")
+    index = index.take(np.argsort(index.ids, kind="stable"))
+    trusted = np.full(len(index), NO_LABEL, dtype=np.int32)
     if settings.trusted.source == "file":
-        may |= index.split == "train"  # the file may hold its label; those it does not hold are set aside below
-    bad = np.flatnonzero(~(has | may))
+        trusted = labels_from_file(index, settings.trusted)
+    has = (index.observed_label != NO_LABEL) | (trusted != NO_LABEL)
+    has |= (index.true_label != NO_LABEL) & (index.verified | (index.split == "test"))
+    missing = [_missing_label(name) for name in index.ids[~has]]
+    return _Rows(index, trusted).take(has), [*index.quarantined, *missing]
+
+
+def _missing_label(name: str) -> QuarantineRow:
     detail = "the source gives no label for this row; label it or drop it"
-    rows = [QuarantineRow(stage="prepare", reason="missing-label", detail=detail, id=index.ids[row]) for row in bad]
-    return _take(index, np.flatnonzero(has | may)), rows
+    return QuarantineRow(stage="prepare", reason="missing-label", detail=detail, id=name)
+
+
+def _truth(index: Index) -> Truth:
+    known = index.true_label != NO_LABEL
+    return Truth(ids=index.ids[known], true_label=index.true_label[known])
 
 
 def _write_images(dataset: Dataset, index: Index, settings: PrepareSettings, work: Path) -> list[QuarantineRow]:
@@ -151,11 +160,13 @@ def _drop_stale(folder: Path, shards: int) -> None:
 
 
 def _source_fingerprint(dataset: Dataset, settings: PrepareSettings) -> str:
-    stats = [(path, os.stat(path)) for path in dataset.source_files() if os.path.exists(path)]
-    files = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     options = settings.options[settings.dataset].model_dump(mode="json")
-    text = json.dumps([settings.dataset, options, files], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([settings.dataset, options], sort_keys=True).encode())
+    for path in dataset.source_files():
+        if os.path.exists(path):
+            stat = os.stat(path)
+            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _shard_fingerprint(source: str, ids: Ids) -> str:
@@ -180,16 +191,21 @@ def _by_reason(quarantined: list[QuarantineRow]) -> dict[str, int]:
     return dict(sorted(collections.Counter(row.reason for row in quarantined).items()))
 
 
-def _digests(folder: Path) -> tuple[Ids, npt.NDArray[np.bytes_]]:
+def _digests(folder: Path) -> tuple[Ids, npt.NDArray[Any]]:
     """Ids and SHA-256 of all images, in order of id."""
     tables = [pq.read_table(part, columns=["id", "sha256"]) for part in parts(folder)]
     ids = np.array([name for table in tables for name in table["id"].to_pylist()], dtype=object)
     return ids, np.array([digest for table in tables for digest in table["sha256"].to_pylist()], dtype="S64")
 
 
-def _labels(index: Index, settings: PrepareSettings, runtime: Runtime) -> Labels:
-    verified = trusted_labels(index, settings.trusted, runtime.numpy_generator("prepare", "trusted"))
+def _labels(rows: _Rows, settings: PrepareSettings, runtime: Runtime) -> Labels:
+    index, verified = rows.index, rows.trusted
+    if settings.trusted.source == "draw":
+        verified = drawn_labels(index, settings.trusted, runtime.numpy_generator("prepare", "trusted"))
     trusted = verified != NO_LABEL
+    if settings.trusted.source == "file":
+        counts = np.bincount(verified[trusted], minlength=len(index.class_names))
+        refuse_empty_classes(counts.tolist(), index.class_names, settings.trusted)
     observed = np.where(index.observed_label != NO_LABEL, index.observed_label, index.true_label).astype(np.int32)
     return Labels(
         ids=index.ids,
@@ -221,7 +237,7 @@ def _splits(
     return split
 
 
-def _leaks(labels: Labels, digests: npt.NDArray[np.bytes_]) -> int:
+def _leaks(labels: Labels, digests: npt.NDArray[Any]) -> int:
     """How many test images stand, byte for byte, among the train and val images too."""
     test = labels.split == "test"
     return int(np.isin(digests[test], digests[~test]).sum())

@@ -13,19 +13,20 @@ UNKNOWN_LABEL = -2  # something is written there, but it is no class
 
 
 def class_numbers(raw: Sequence[object], class_names: Sequence[str]) -> IntArray:
-    """Class numbers [n] of labels given as class names or as numbers 0..K-1; a name that is a number wins.
+    """Class numbers [n] of labels given as class names or as numbers 0..K-1 (names alone, where the names are numbers).
 
     `NO_LABEL` where nothing is written (null, NaN, an empty text), `UNKNOWN_LABEL` where it is no class.
     """
     by_name = {name: number for number, name in enumerate(class_names)}
-    return np.array([_class_number(value, by_name) for value in raw], dtype=np.int32)
+    numbered = not all(_is_number(name) for name in class_names)  # else a number is a name, and nothing but a name
+    return np.array([_class_number(value, by_name, numbered) for value in raw], dtype=np.int32)
 
 
 def names_from(*columns: Iterable[object]) -> tuple[str, ...]:
     """Class names from the labels that occur: numbers in numeric order, else texts in alphabetical order."""
     texts = {text for column in columns for value in column if (text := label_text(value))}
-    if texts and all(text.lstrip("-").isdecimal() for text in texts):
-        return tuple(str(number) for number in sorted(int(text) for text in texts) if number >= 0)
+    if texts and all(_is_number(text) for text in texts):
+        return tuple(str(number) for number in sorted(map(int, texts)) if number >= 0)
     return tuple(sorted(texts))
 
 
@@ -38,12 +39,16 @@ def label_text(value: object) -> str:
     return str(value).strip()
 
 
-def _class_number(value: object, by_name: dict[str, int]) -> int:
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and str(int(text)) == text  # 007 is a name
+
+
+def _class_number(value: object, by_name: dict[str, int], numbered: bool) -> int:
     text = label_text(value)
     if not text:
         return NO_LABEL
     if text in by_name:
         return by_name[text]
-    if text.isdecimal() and int(text) < len(by_name):
+    if numbered and text.isdecimal() and int(text) < len(by_name):
         return int(text)
     return UNKNOWN_LABEL

@@ -1,0 +1,193 @@
+"""CIFAR-10 and CIFAR-100 in the layout that torchvision and the authors' archives share, with CIFAR-N human labels.
+
+Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; human labels: Wei et al., Learning
+with Noisy Labels Revisited, ICLR 2022. The batches are pickles. They are read here by an unpickler that knows numpy
+arrays and nothing else, because torchvision's own reader runs whatever a pickle asks for, and accepts only files with
+the published checksums, so that no subset or recompressed copy can be read.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from lnl_core.blocks.label_file import read_torch_labels
+from lnl_core.config import ConfigError, Settings
+from lnl_core.contracts import ContractError, IntArray, QuarantineRow, string_ids
+from lnl_core.datasets import DATASETS
+from lnl_core.datasets.index import Index
+
+Pixels = npt.NDArray[np.uint8]
+_ARRAY_PARTS = {  # what the pickles of numpy arrays are made of, under the names of numpy 1 and 2
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+class CIFAR10Config(Settings):
+    """Where the archive was unpacked, and which human labels to observe."""
+
+    root: str = ""  # the folder that holds cifar-10-batches-py
+    human_file: str = ""  # CIFAR-10_human.pt
+    human_label: Literal["none", "aggre", "worse", "random1", "random2", "random3"] = "none"
+
+
+class CIFAR100Config(Settings):
+    """Where the archive was unpacked, which labels, and whether to observe the human ones."""
+
+    root: str = ""  # the folder that holds cifar-100-python
+    granularity: Literal["fine", "coarse"] = "fine"  # 100 classes or 20
+    human_file: str = ""  # CIFAR-100_human.pt
+    human_label: Literal["none", "noisy"] = "none"
+
+
+class _CIFAR:
+    """Ids train-00000 and test-00000 on, in the archive's order. Holds all pixels (184 MB for the whole archive)."""
+
+    def __init__(self, folder: Path, train: Sequence[str], test: Sequence[str], meta: str) -> None:
+        self._folder = folder
+        self._split_files = {"train": train, "test": test}
+        self._meta = meta
+        self._pixels: dict[str, Pixels] = {}
+
+    def read(self, label_key: str, names_key: str, human: tuple[str, str, str]) -> Index:
+        """`human` is (file, key of the label set, key of the clean labels); an empty file: the clean labels."""
+        label = {split: self._read_split(split, label_key) for split in self._split_files}
+        observed = label["train"]
+        if human[0]:
+            observed = _human_labels(Path(human[0]), human[1], human[2], label["train"])
+        sizes = {split: len(labels) for split, labels in label.items()}
+        ids = [f"{split}-{row:05d}" for split, size in sizes.items() for row in range(size)]
+        return Index(
+            ids=string_ids(ids),
+            observed_label=np.concatenate([observed, label["test"]]),
+            true_label=np.concatenate([label["train"], label["test"]]),
+            verified=np.ones(len(ids), dtype=bool),
+            split=string_ids([name.split("-")[0] for name in ids]),
+            class_names=tuple(str(name) for name in _unpickle(self._folder / self._meta)[names_key]),
+        )
+
+    def images(self, index: Index, rows: npt.NDArray[np.intp]) -> Iterator[bytes | QuarantineRow]:
+        for row in rows:
+            split, number = str(index.ids[row]).split("-")
+            yield _png(self._pixels[split][int(number)])
+
+    def source_files(self) -> Sequence[str]:
+        names = [*self._split_files["train"], *self._split_files["test"], self._meta]
+        return [str(self._folder / name) for name in names]
+
+    def _read_split(self, split: str, label_key: str) -> IntArray:
+        batches = [_unpickle(self._folder / name) for name in self._split_files[split]]
+        self._pixels[split] = np.concatenate([np.asarray(batch["data"], np.uint8) for batch in batches])
+        return np.concatenate([np.asarray(batch[label_key], np.int32) for batch in batches])
+
+
+@DATASETS.register(
+    "cifar10",
+    config=CIFAR10Config,
+    summary="CIFAR-10 as unpacked (cifar-10-batches-py), with CIFAR-10N human labels where wanted",
+    source="Krizhevsky 2009; Wei et al., ICLR 2022",
+)
+class CIFAR10(_CIFAR):
+    """See `_CIFAR`."""
+
+    def __init__(self, config: CIFAR10Config) -> None:
+        folder = Path(config.root) / "cifar-10-batches-py"
+        super().__init__(folder, [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"], "batches.meta")
+        self._config = config
+
+    def index(self) -> Index:
+        _check_root(self._folder, self._config.root, "cifar10")
+        kind = self._config.human_label
+        key = f"random_label{kind[-1]}" if kind.startswith("random") else f"{kind}_label"
+        return self.read("labels", "label_names", (_human_file(self._config, "cifar10"), key, "clean_label"))
+
+
+@DATASETS.register(
+    "cifar100",
+    config=CIFAR100Config,
+    summary="CIFAR-100 as unpacked (cifar-100-python), fine or coarse, with CIFAR-100N human labels where wanted",
+    source="Krizhevsky 2009; Wei et al., ICLR 2022",
+)
+class CIFAR100(_CIFAR):
+    """See `_CIFAR`."""
+
+    def __init__(self, config: CIFAR100Config) -> None:
+        super().__init__(Path(config.root) / "cifar-100-python", ["train"], ["test"], "meta")
+        self._config = config
+
+    def index(self) -> Index:
+        _check_root(self._folder, self._config.root, "cifar100")
+        fine = self._config.granularity == "fine"
+        keys = ("noisy_label", "clean_label") if fine else ("noisy_coarse_label", "clean_coarse_label")
+        labels, names = f"{self._config.granularity}_labels", f"{self._config.granularity}_label_names"
+        return self.read(labels, names, (_human_file(self._config, "cifar100"), *keys))
+
+
+def _check_root(folder: Path, root: str, name: str) -> None:
+    if not root or not folder.is_dir():
+        raise ConfigError(f"prepare.{name}.root = {root!r}: it must hold {folder.name}; unpack the archive there")
+
+
+def _human_file(config: CIFAR10Config | CIFAR100Config, name: str) -> str:
+    if config.human_label == "none":
+        return ""
+    if not config.human_file:
+        raise ConfigError(f"prepare.{name}.human_label = {config.human_label!r} needs prepare.{name}.human_file")
+    return config.human_file
+
+
+def _human_labels(path: Path, key: str, clean_key: str, clean: IntArray) -> IntArray:
+    sets = read_torch_labels(path)
+    if key not in sets:
+        raise ContractError(f"{path}: has no label set {key!r} (it has: {', '.join(sets)}); is it the right file?")
+    labels = sets[key]
+    if len(labels) != len(clean):
+        raise ContractError(f"{path}: {key} has {len(labels)} labels for {len(clean)} train images; use matching files")
+    if clean_key in sets and not np.array_equal(sets[clean_key], clean):
+        row = int(np.flatnonzero(sets[clean_key] != clean)[0])
+        raise ContractError(
+            f"{path}: row {row}: {clean_key} = {sets[clean_key][row]}, but the archive says {clean[row]}; the order of "
+            "rows differs: use the file that belongs to this archive"
+        )
+    return labels
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows numpy arrays and nothing else, so that a pickle cannot run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            loaded: dict[str, Any] = _ArrayUnpickler(file, encoding="latin1").load()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; unpack the whole archive") from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ContractError(f"{path}: not a CIFAR batch ({error}); unpack the archive again") from error
+    return loaded
+
+
+def _png(row: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
