@@ -1,0 +1,56 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NONE = "—"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.9731 as `97.3 %`; a dash for None."""
+    return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def score(value: float | None) -> str:
+    """0.99731 as `0.997`; a dash for None."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """12345 as `12,345`."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """0.42 s, 12.3 s, 4 min 05 s, 2 h 10 min."""
+    if seconds is None:
+        return NONE
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plain(value: Any) -> str:
+    """Any setting or metric as a short text."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items()) or NONE
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(inner) for inner in value) or NONE
+    return str(value)
+
+
+def size(nbytes: int) -> str:
+    """Bytes as kB or MB."""
+    return f"{nbytes / 1e3:.0f} kB" if nbytes < 1e6 else f"{nbytes / 1e6:.1f} MB"

@@ -1,0 +1,58 @@
+"""The run in a few lines: plain data for whoever prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lnl_core.report.formats import NONE, count, duration, percent
+from lnl_core.report.run_files import RunFiles, dig, read_metrics
+
+
+def summary_table(paths: RunFiles) -> list[tuple[str, str]]:
+    """(label, value) lines: labels right before and after, test accuracy with and without purification, seconds.
+
+    A value that is not known is a dash with its reason.
+    """
+    metrics = read_metrics(paths)
+    scores = metrics.get("evaluate", {})
+    lines = [
+        ("labels right before", _right(scores, "accuracy_before")),
+        ("labels right after", _right(scores, "accuracy_after")),
+        ("labels changed", _changed(scores)),
+        ("test accuracy with purification", _test(scores, "model")),
+        ("test accuracy without", _test(scores, "yardstick")),
+    ]
+    times = [(stage, dig(found, "seconds")) for stage, found in metrics.items()]
+    lines += [(f"time of {stage}", duration(seconds)) for stage, seconds in times]
+    lines.append(("time in all", duration(sum(seconds or 0.0 for _, seconds in times))))
+    return lines
+
+
+def reason(scores: Mapping[str, Any], *topics: str) -> str:
+    """Why something is missing, in evaluate's words."""
+    if not scores:
+        return "the stage evaluate has not run"
+    reasons = [dig(scores, "missing", topic) for topic in topics]
+    return next((text for text in reasons if text), "not measured")
+
+
+def _right(scores: Mapping[str, Any], key: str) -> str:
+    value = dig(scores, "labels", key)
+    return f"{NONE} ({reason(scores, 'truth')})" if value is None else percent(value)
+
+
+def _changed(scores: Mapping[str, Any]) -> str:
+    labels = dig(scores, "labels")
+    if labels is None:
+        return f"{NONE} ({reason(scores)})"
+    return f"{count(labels['changed'])} of {count(labels['rows'])} ({percent(labels['changed_share'])})"
+
+
+def _test(scores: Mapping[str, Any], arm: str) -> str:
+    best, last = dig(scores, "test", f"{arm}_best"), dig(scores, "test", f"{arm}_last")
+    if best is None:
+        return f"{NONE} ({reason(scores, 'test', arm)})"
+    interval = f"95 % interval {percent(best['accuracy_low'])} to {percent(best['accuracy_high'])}"
+    notes = [interval, f"last epoch {percent(last['accuracy'])}"] if last else [interval]
+    return f"{percent(best['accuracy'])} ({'; '.join(notes)})"
