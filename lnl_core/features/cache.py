@@ -99,7 +99,7 @@ class FeatureCache:
         Raises:
             ContractError: an id without a feature.
         """
-        wanted = np.arange(self.shape[0]) if ids is None else positions(ids, self.ids, str(self.path))
+        wanted = np.arange(len(self.ids)) if ids is None else positions(ids, self.ids, str(self.path))
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
         found = torch.empty(len(wanted), self.shape[1], dtype=dtype or getattr(torch, self.dtype))

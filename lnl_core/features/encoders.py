@@ -44,7 +44,7 @@ class FeatureEncoder:
     runtime: Runtime
 
     @torch.inference_mode()
-    def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch width"]:
+    def encode(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """Features in float32 on the images' device.
 
         Raises:
