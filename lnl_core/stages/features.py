@@ -99,10 +99,16 @@ def _write_missing(
 def _encode(
     shard: Path, encoder: FeatureEncoder, settings: FeaturesSettings, images: ImageSettings
 ) -> Iterator[tuple[Ids, FloatArray]]:
+    """Features of one shard, a batch behind: a GPU computes one batch while the next is decoded."""
     device = encoder.runtime.device
+    running: tuple[Ids, torch.Tensor] | None = None
     for ids, pixels in iterate_images(shard, images, settings.batch_size):
         features = encoder.encode(as_input(torch.from_numpy(pixels), device))
-        yield ids, features.cpu().numpy()
+        if running is not None:
+            yield running[0], running[1].cpu().numpy()
+        running = ids, features
+    if running is not None:
+        yield running[0], running[1].cpu().numpy()
 
 
 def _move_into_place(ready: Mapping[Path, bool], folder: Path) -> None:
