@@ -58,12 +58,12 @@ def _review(scores: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             kind="do",
             title=f"Look at {count(unsure)} unsure {'label' if unsure == 1 else 'labels'}",
-            text=f"{count(unsure)} of {count(rows)} purified labels have a confidence below 50 %. A person's look "
+            text=f"{count(unsure)} of {count(rows)} purified labels have a confidence below {percent(0.5, 0)}. A person's look "
             "helps most there: the least certain are shown under Images, all are in purified.parquet (sort by "
             "confidence). Checked rows can join the trusted set of the next run.",
         )
     elif rows:
-        text = "Every purified label has a confidence of 50 % or more; the least certain are shown under Images."
+        text = f"Every purified label has a confidence of {percent(0.5, 0)} or more; the least certain are shown under Images."
         yield Advice(kind="good", title="No very unsure labels", text=text)
 
 
@@ -133,13 +133,15 @@ def _harm(scores: Mapping[str, Any]) -> Iterator[Advice]:
 
 
 def _estimate(scores: Mapping[str, Any]) -> Iterator[Advice]:
-    estimated, trusted = dig(scores, "noise", "rate_estimated"), dig(scores, "trusted")
-    low, high = dig(scores, "trusted", "noise_low"), dig(scores, "trusted", "noise_high")
-    if None not in (estimated, low, high) and not low <= estimated <= high:
+    estimated, trusted = dig(scores, "noise", "rate_estimated"), dig(scores, "trusted") or {}
+    if estimated is None or "noise_rate" not in trusted:
+        return
+    low, high = trusted["noise_low"], trusted["noise_high"]
+    if not low <= estimated <= high:
         text = (
-            f"The purifier estimates {percent(estimated)} wrong labels, the {count(trusted['with_observed'])} trusted rows "
-            f"say {percent(trusted['noise_rate'])} (95 % interval {percent(low)} to {percent(high)}). Are the trusted "
-            "rows a fair sample?"
+            f"The purifier estimates {percent(estimated)} wrong labels, {count(trusted['with_observed'])} trusted rows "
+            f"say {percent(trusted['noise_rate'])} (95 % interval {percent(low)} to {percent(high)}). Are the "
+            "trusted rows a fair sample?"
         )
         yield Advice(kind="caution", title="Two noise rates that disagree", text=text)
 
@@ -168,7 +170,7 @@ def _transition(diagonal: Mapping[str, float]) -> Iterator[Advice]:
 def _test(scores: Mapping[str, Any], prepare: Mapping[str, Any]) -> Iterator[Advice]:
     source = dig(scores, "test", "label_source")
     if source in ("observed", "mixed"):
-        text = "Some or all test labels are the source's own and may be wrong as well: test accuracy is only a rough guide."
+        text = "Some or all test labels are the source's own and may be wrong too: test accuracy is a rough guide."
         yield Advice(kind="caution", title="Test labels are not verified", text=text)
     if leaks := dig(prepare, "test_images_also_in_train_or_val"):
         text = f"{count(leaks)} test images stand byte for byte among the training images; test accuracy flatters."
@@ -178,7 +180,7 @@ def _test(scores: Mapping[str, Any], prepare: Mapping[str, Any]) -> Iterator[Adv
 def _overfit(scores: Mapping[str, Any]) -> Iterator[Advice]:
     best, last = dig(scores, "test", "model_best", "accuracy"), dig(scores, "test", "model_last", "accuracy")
     if best is not None and last is not None and best - last > OVERFIT:
-        text = f"The last epoch has {percent(last)} test accuracy, the held-out best {percent(best)}: train for fewer epochs."
+        text = f"Test accuracy falls from {percent(best)} at the best held-out epoch to {percent(last)} at the last."
         yield Advice(kind="caution", title="The model forgets towards the end", text=text)
 
 

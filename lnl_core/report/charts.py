@@ -24,6 +24,7 @@ LETTER = 6.3  # px, mean width of a letter at 11 px
 LONGEST_NAME = 16  # letters
 CELL_GOOD = (20, 184, 166)  # colours of the bitmap; they stand out on white and on black
 CELL_BAD = (249, 115, 22)
+CELL_MOVED = (124, 115, 240)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Heatmap:
     height: float
     left: float
     top: float
+    side: float  # of the square of cells
     cell: float
     cells: tuple[Cell, ...]
     bitmap: str | None  # data URI, in place of cells
@@ -56,10 +58,6 @@ class Heatmap:
     slanted: bool
     describe: str
 
-    @property
-    def side(self) -> float:
-        return round(self.width - self.left, 1)
-
 
 def heatmap(
     shares: Float[np.ndarray, "classes classes"],
@@ -68,6 +66,7 @@ def heatmap(
     rows_are: str,
     columns_are: str,
     counts: Int[np.ndarray, "classes classes"] | None = None,
+    off: tuple[int, int, int] = CELL_BAD,
     describe: str = "",
 ) -> Heatmap:
     """Rows sum to 1 (NaN rows are empty). Text in the cells up to 15 classes, a bitmap above 40."""
@@ -79,16 +78,18 @@ def heatmap(
     longest = max(len(short[label]) for label in shown)
     left = 24 + LETTER * longest
     slanted = longest * LETTER > cell - 4
-    top = 26 + (LETTER * longest * 0.72 if slanted else 10)
+    side, slant = cell * classes, LETTER * longest * 0.72  # 0.72: what a text at 45 degrees needs either way
+    top = 26 + (slant if slanted else 10)
     drawn = classes <= DRAWN_CLASSES
     return Heatmap(
-        width=round(left + cell * classes, 1),
-        height=round(top + cell * classes, 1),
+        width=round(left + side + (slant - cell / 2 if slanted else 0), 1),
+        height=round(top + side, 1),
         left=round(left, 1),
         top=round(top, 1),
+        side=round(side, 1),
         cell=round(cell, 2),
         cells=tuple(_cells(shares, counts, names, cell)) if drawn else (),
-        bitmap=None if drawn else bitmap(shares),
+        bitmap=None if drawn else bitmap(shares, off),
         names=tuple((round((label + 0.5) * cell, 1), short[label], names[label]) for label in shown),
         rows_are=rows_are,
         columns_are=columns_are,
@@ -125,11 +126,11 @@ def _cell_text(share: float) -> str:
     return f"{100 * share:.0f}" if share >= 0.0095 else "<1"
 
 
-def bitmap(shares: Float[np.ndarray, "classes classes"]) -> str:
+def bitmap(shares: Float[np.ndarray, "classes classes"], off: tuple[int, int, int] = CELL_BAD) -> str:
     """A PNG of one pixel a cell whose opacity is the share, so it lies well on any background."""
     classes = len(shares)
     pixels = np.empty((classes, classes, 4), dtype=np.uint8)
-    pixels[:, :, :3] = CELL_BAD
+    pixels[:, :, :3] = off
     pixels[np.arange(classes), np.arange(classes), :3] = CELL_GOOD
     pixels[:, :, 3] = np.round(255 * np.clip(shares, 0, 1) ** 0.5).astype(np.uint8)  # the root lifts rare confusions
     buffer = io.BytesIO()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 NONE = "—"
+UNBROKEN = "\u00a0"  # a space that never breaks: a number and its unit stay on one line
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.9731 as `97.3 %`; a dash for None."""
-    return NONE if share is None else f"{100 * share:.{digits}f} %"
+    """0.9731 as `97.3 %`, with a space that does not break; a dash for None."""
+    return NONE if share is None else f"{100 * share:.{digits}f}{UNBROKEN}%"
 
 
 def score(value: float | None) -> str:

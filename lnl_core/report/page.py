@@ -16,7 +16,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lnl_core.contracts import Labels, QuarantineRow
 from lnl_core.report import formats
 from lnl_core.report.advice import Advice, advise
-from lnl_core.report.charts import Heatmap, Line, LineChart, heatmap, line_chart, reliability_chart
+from lnl_core.report.charts import (
+    CELL_BAD,
+    CELL_MOVED,
+    Heatmap,
+    Line,
+    LineChart,
+    heatmap,
+    line_chart,
+    reliability_chart,
+)
 from lnl_core.report.matrices import Confusion, confusion, transition
 from lnl_core.report.run_files import Record, dig, number
 from lnl_core.report.summary import reason
@@ -214,14 +223,15 @@ def _changed_card(scores: Mapping[str, Any]) -> Card:
 def _noise_card(scores: Mapping[str, Any]) -> Card:
     noise, trusted = dig(scores, "noise") or {}, dig(scores, "trusted") or {}
     estimated = noise.get("rate_estimated", noise.get("rate_by_suspicion"))
-    notes = [f"measured {formats.percent(noise['rate_true'])}"] if noise.get("rate_true") is not None else []
+    measured = noise.get("rate_true")
+    notes = ["not measured" if measured is None else f"measured {formats.percent(measured)}"]
     if trusted.get("noise_rate") is not None:
         interval = f"{formats.percent(trusted['noise_low'])} to {formats.percent(trusted['noise_high'])}"
         notes.append(f"{formats.count(trusted['with_observed'])} trusted rows say {interval}")
     return Card(
         title="Noise rate, estimated",
         value=formats.percent(estimated),
-        note="; ".join(notes) or reason(scores, "truth"),
+        note="; ".join(notes),
     )
 
 
@@ -279,7 +289,13 @@ def _maps(
     }
     return {
         name: heatmap(
-            matrix.shares, sources.names, rows_are=rows, columns_are=columns, counts=matrix.counts, describe=describe
+            matrix.shares,
+            sources.names,
+            rows_are=rows,
+            columns_are=columns,
+            counts=matrix.counts,
+            describe=describe,
+            off=CELL_MOVED if name == "flow" else CELL_BAD,
         )
         if matrix
         else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lnl_core.files import read_json
 
@@ -16,6 +16,7 @@ STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evalu
 Record = dict[str, str]
 
 
+@runtime_checkable
 class RunFiles(Protocol):
     """The paths that the report reads; the stages' `Layout` has them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lnl_core.report.formats import NONE, count, duration, percent
+from lnl_core.report.formats import NONE, UNBROKEN, count, duration, percent
 from lnl_core.report.run_files import RunFiles, dig, read_metrics
 
 
@@ -26,7 +26,7 @@ def summary_table(paths: RunFiles) -> list[tuple[str, str]]:
     times = [(stage, dig(found, "seconds")) for stage, found in metrics.items()]
     lines += [(f"time of {stage}", duration(seconds)) for stage, seconds in times]
     lines.append(("time in all", duration(sum(seconds or 0.0 for _, seconds in times))))
-    return lines
+    return [(label, value.replace(UNBROKEN, " ")) for label, value in lines]
 
 
 def reason(scores: Mapping[str, Any], *topics: str) -> str:

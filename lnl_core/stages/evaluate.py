@@ -134,7 +134,7 @@ def _labels(
     if rows.known.any():
         _with_truth(found, rows.with_truth, names, settings, plots)
     else:
-        found.missing["truth"] = "no true labels are known for the purified rows, so their accuracy cannot be measured"
+        found.missing["truth"] = "no true labels are known for the purified rows"
 
 
 def _with_truth(

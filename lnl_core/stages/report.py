@@ -78,7 +78,9 @@ def _about(paths: Layout) -> Mapping[str, Any]:
 
 def _settings(context: StageContext, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The shared sections, and what each stage says of its own in its metrics."""
-    shared: dict[str, Mapping[str, Any]] = context.shared.model_dump(mode="json")
+    shared: dict[str, Mapping[str, Any]] = context.shared.model_dump(
+        mode="json", include={"run": {"seed", "precision"}, "images": True, "model": True}
+    )
     return shared | {stage: found["settings"] for stage, found in metrics.items() if found.get("settings")}
 
 

@@ -133,8 +133,10 @@ def _write_label_tables(paths: Layout, ids: np.ndarray, rows: Rows, wish: Digits
         protocol={
             "type": "symmetric",
             "protocol": "exclusive",
-            "rate": NOISE,
-            "realised_rate": 0.6,
+            "counting": "exact",
+            "rate_asked": NOISE,
+            "rate_realised": 0.6006,
+            "rate_realised_overall": 0.6024,
             "seed": 0,
             "sha256": "5e" * 32,
         },
