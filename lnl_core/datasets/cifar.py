@@ -12,16 +12,15 @@ import io
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from lnl_core.blocks.label_file import read_torch_labels
-from lnl_core.config import ConfigError, Settings
+from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, IntArray, QuarantineRow, string_ids
-from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Index
 
 Pixels = npt.NDArray[np.uint8]
@@ -38,24 +37,7 @@ _ARRAY_PARTS = {  # what the pickles of numpy arrays are made of, under the name
 }
 
 
-class CIFAR10Config(Settings):
-    """Where the archive was unpacked, and which human labels to observe."""
-
-    root: str = ""  # the folder that holds cifar-10-batches-py
-    human_file: str = ""  # CIFAR-10_human.pt
-    human_label: Literal["none", "aggre", "worse", "random1", "random2", "random3"] = "none"
-
-
-class CIFAR100Config(Settings):
-    """Where the archive was unpacked, which labels, and whether to observe the human ones."""
-
-    root: str = ""  # the folder that holds cifar-100-python
-    granularity: Literal["fine", "coarse"] = "fine"  # 100 classes or 20
-    human_file: str = ""  # CIFAR-100_human.pt
-    human_label: Literal["none", "noisy"] = "none"
-
-
-class _CIFAR:
+class CIFAR:
     """Ids train-00000 and test-00000 on, in the archive's order. Holds all pixels (184 MB for the whole archive)."""
 
     def __init__(self, folder: Path, train: Sequence[str], test: Sequence[str], meta: str) -> None:
@@ -96,59 +78,23 @@ class _CIFAR:
         return np.concatenate([np.asarray(batch[label_key], np.int32) for batch in batches])
 
 
-@DATASETS.register(
-    "cifar10",
-    config=CIFAR10Config,
-    summary="CIFAR-10 as unpacked (cifar-10-batches-py), with CIFAR-10N human labels where wanted",
-    source="Krizhevsky 2009; Wei et al., ICLR 2022",
-)
-class CIFAR10(_CIFAR):
-    """See `_CIFAR`."""
-
-    def __init__(self, config: CIFAR10Config) -> None:
-        folder = Path(config.root) / "cifar-10-batches-py"
-        super().__init__(folder, [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"], "batches.meta")
-        self._config = config
-
-    def index(self) -> Index:
-        _check_root(self._folder, self._config.root, "cifar10")
-        kind = self._config.human_label
-        key = f"random_label{kind[-1]}" if kind.startswith("random") else f"{kind}_label"
-        return self.read("labels", "label_names", (_human_file(self._config, "cifar10"), key, "clean_label"))
-
-
-@DATASETS.register(
-    "cifar100",
-    config=CIFAR100Config,
-    summary="CIFAR-100 as unpacked (cifar-100-python), fine or coarse, with CIFAR-100N human labels where wanted",
-    source="Krizhevsky 2009; Wei et al., ICLR 2022",
-)
-class CIFAR100(_CIFAR):
-    """See `_CIFAR`."""
-
-    def __init__(self, config: CIFAR100Config) -> None:
-        super().__init__(Path(config.root) / "cifar-100-python", ["train"], ["test"], "meta")
-        self._config = config
-
-    def index(self) -> Index:
-        _check_root(self._folder, self._config.root, "cifar100")
-        fine = self._config.granularity == "fine"
-        keys = ("noisy_label", "clean_label") if fine else ("noisy_coarse_label", "clean_coarse_label")
-        labels, names = f"{self._config.granularity}_labels", f"{self._config.granularity}_label_names"
-        return self.read(labels, names, (_human_file(self._config, "cifar100"), *keys))
-
-
-def _check_root(folder: Path, root: str, name: str) -> None:
+def check_root(folder: Path, root: str, name: str) -> None:
+    """Raise ConfigError where the archive's folder is not there."""
     if not root or not folder.is_dir():
         raise ConfigError(f"prepare.{name}.root = {root!r}: it must hold {folder.name}; unpack the archive there")
 
 
-def _human_file(config: CIFAR10Config | CIFAR100Config, name: str) -> str:
-    if config.human_label == "none":
+def human_file(file: str, label: str, name: str) -> str:
+    """The file of human labels; empty where the label set is none.
+
+    Raises:
+        ConfigError: a label set is asked for without a file.
+    """
+    if label == "none":
         return ""
-    if not config.human_file:
-        raise ConfigError(f"prepare.{name}.human_label = {config.human_label!r} needs prepare.{name}.human_file")
-    return config.human_file
+    if not file:
+        raise ConfigError(f"prepare.{name}.human_label = {label!r} needs prepare.{name}.human_file")
+    return file
 
 
 def _human_labels(path: Path, key: str, clean_key: str, clean: IntArray) -> IntArray:
