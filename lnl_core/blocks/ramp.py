@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def linear_ramp(epoch: float, start: float, length: float) -> float:
+def linear_ramp(epoch: float, start: int | float, length: int | float) -> float:
     """0 until `start`, then linearly to 1 within `length` epochs; `epoch` may be fractional. Length 0: a step."""
     if length == 0:
         return float(epoch >= start)

@@ -21,5 +21,7 @@ def weak_views(
 ) -> list[Float[Tensor, "batch channels height width"]]:
     """So many independent weak views of the given rows, float32 in 0..1 on `device`, channels last."""
     images = as_input(pixels[rows.to(pixels.device)], device)
+    if not len(rows):
+        return [images] * views  # resampling refuses an empty batch
     drawn = [weak_view(images, generator, flip=flip) for _ in range(views)]
     return [view.contiguous(memory_format=torch.channels_last) for view in drawn]

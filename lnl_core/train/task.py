@@ -61,7 +61,7 @@ class Trained:
     best: tuple[Mapping[str, Tensor], ...]  # state dicts
     last: tuple[Mapping[str, Tensor], ...]
     best_epoch: int
-    curve: tuple[Mapping[str, int | float], ...]  # a record an epoch: epoch, loss, held_out_accuracy, and the method's own
+    curve: tuple[Mapping[str, int | float], ...]  # an epoch: epoch, loss, held_out_accuracy, the method's own
     metrics: Mapping[str, Any]
 
 
