@@ -1,4 +1,4 @@
-"""The readers: what they read, what they set aside, what they refuse. Small fixtures in the layout of the real thing."""
+"""The readers: what they read, what they set aside, what they refuse. Fixtures in the real layouts."""
 
 import hashlib
 import io
@@ -317,7 +317,7 @@ def cifar10(root: Path, rows: int = 4) -> np.ndarray:
         of_batch = slice(number * rows, (number + 1) * rows)
         batch = {"data": pixels[of_batch], "labels": [(number + row) % 10 for row in range(rows)]}
         (folder / name).write_bytes(pickle.dumps(batch))
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
     return pixels
 

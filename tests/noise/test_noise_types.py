@@ -18,7 +18,7 @@ from lnl_core.noise.instance import noisy_chances
 from lnl_core.noise.matrix import MatrixConfig, exact_counts, transition_matrix
 from lnl_core.noise.source import NoiseSource
 
-CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = tuple(sorted(name for group in SUPERCLASSES.values() for name in group))  # numbers are alphabetical
 
 
