@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.utils import shuffle
 
 from lnl_core.contracts import string_ids
 from lnl_core.datasets import DATASETS
@@ -56,7 +57,7 @@ def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_purifier(monkeypatch: pytest.MonkeyPatch) -> None:
     load_example("lnl_core/purify/class_mean.py", monkeypatch)
-    features, label = load_digits(return_X_y=True)
+    features, label = shuffle(*load_digits(return_X_y=True), random_state=0)  # in order, writers stand together
     entry = PURIFIERS.get("class_mean")
     task = PurifyTask(
         noisy=Rows(features[200:]),
