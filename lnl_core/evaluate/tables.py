@@ -21,6 +21,7 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,7 +29,7 @@ from jaxtyping import Float, Int
 from lnl_core.evaluate.calibration import ReliabilityBin
 from lnl_core.files import atomic_path
 
-Cell = str | int | float | None
+Cell = str | int | float | np.integer[Any] | np.floating[Any] | None
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

@@ -58,12 +58,12 @@ def _review(scores: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             kind="do",
             title=f"Look at {count(unsure)} unsure {'label' if unsure == 1 else 'labels'}",
-            text=f"{count(unsure)} of {count(rows)} purified labels have a confidence below {percent(0.5, 0)}. A person's look "
-            "helps most there: the least certain are shown under Images, all are in purified.parquet (sort by "
+            text=f"{count(unsure)} of {count(rows)} purified labels have less than {percent(0.5, 0)} confidence. A look "
+            "at them helps most: the least certain are shown under Images, all are in purified.parquet (sort by "
             "confidence). Checked rows can join the trusted set of the next run.",
         )
     elif rows:
-        text = f"Every purified label has a confidence of {percent(0.5, 0)} or more; the least certain are shown under Images."
+        text = f"All purified labels have a confidence of {percent(0.5, 0)} or more; Images shows the least certain."
         yield Advice(kind="good", title="No very unsure labels", text=text)
 
 

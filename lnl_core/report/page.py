@@ -368,24 +368,39 @@ def _protocol(sources: Sources) -> list[tuple[str, str]]:
 
 def _purifier(sources: Sources) -> dict[str, Any]:
     metrics = sources.metrics.get("purify", {})
-    candidates = [row for row in metrics.get("candidates") or [] if isinstance(row, Mapping)]
     chosen = metrics.get("chosen") or {}
-    columns = list(dict.fromkeys(key for row in candidates for key in row))
-    table = [
-        {"chosen": _is_chosen(row, chosen), "cells": [formats.plain(row.get(key)) for key in columns]}
-        for row in candidates
-    ]
-    if len(table) > CANDIDATE_ROWS:
-        table = [row for place, row in enumerate(table) if row["chosen"] or place < CANDIDATE_ROWS]
     settings = metrics.get("settings") or sources.purifier.get("settings") or {}
+    figures = {key: value for key, value in metrics.items() if _is_number(value) and key != "seconds"}
     return {
         "method": metrics.get("method") or sources.purifier.get("method"),
-        "settings": [(key, formats.plain(value)) for key, value in settings.items()],
-        "chosen": [(key, formats.plain(value)) for key, value in chosen.items()],
-        "columns": columns,
-        "rows": table,
-        "candidates": len(candidates),
+        "settings": [(_words(key), formats.plain(value)) for key, value in settings.items()],
+        "chosen": [(_words(key), formats.plain(value)) for key, value in chosen.items()],
+        "figures": [(_words(key), formats.plain(value)) for key, value in figures.items()],
+        "tables": [_comparison(key, value, chosen) for key, value in metrics.items() if _is_table(value)],
     }
+
+
+def _comparison(key: str, records: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of candidates, the chosen one marked; cut where it is long, but never without the chosen one."""
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    rows = [
+        {"chosen": _is_chosen(record, chosen), "cells": [formats.plain(record.get(column)) for column in columns]}
+        for record in records
+    ]
+    shown = [row for place, row in enumerate(rows) if row["chosen"] or place < CANDIDATE_ROWS]
+    return {"title": _words(key), "columns": [_words(column) for column in columns], "rows": shown, "all": len(rows)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(record, Mapping) for record in value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _is_chosen(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
