@@ -1,6 +1,7 @@
 """Stage prepare: what it writes, what it sets aside, what it refuses, and that a killed run ends the same."""
 
 import io
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,8 +263,9 @@ def test_drawn_trusted_rows_keep_both_labels(tmp_path: Path) -> None:
 
 
 def test_one_trusted_row_at_least_even_when_it_is_the_only_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("lnl"), "disabled", False)  # a tool run by another test may have silenced it
     section = table(tmp_path / "source", ROWS)
     paths, metrics = prepare(tmp_path / "run", **section, trusted={"source": "draw", "share": 0.01})
     assert metrics["trusted_per_class"] == {"cat": 1, "dog": 1}
