@@ -94,11 +94,16 @@ def check_params(params: Params) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def shared_settings(params: Params) -> Shared:
+    """The shared sections, parsed."""
+    return Shared(**{key: params.get(key) or {} for key in SHARED_SECTIONS})
+
+
 def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
     """Run one stage: files in, files out, `metrics.json` with the stage's namespace and its wall seconds."""
     check_params(params)
     stage = stage_named(name)
-    shared = Shared(**{key: params.get(key) or {} for key in SHARED_SECTIONS})
+    shared = shared_settings(params)
     settings = stage.settings(params.get(name))
     context = StageContext(shared=shared, runtime=resolve(shared.run), paths=paths)
     log.info("stage %s: start (device %s)", name, context.runtime.device)

@@ -1,0 +1,57 @@
+"""From scores to calibrated probabilities: p(y | s) = softmax(beta s + b), fitted on rows with verified labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+Array = npt.NDArray[np.float64]
+BIAS_PENALTY = 0.005  # keeps the class biases finite where a fold has few rows of a class
+
+
+@dataclass(frozen=True)
+class SoftmaxLink:
+    """Scale `beta` > 0 and class biases `bias` [K]."""
+
+    beta: float
+    bias: Array
+
+    def __call__(self, scores: Array) -> Array:
+        """Scores [n, K] -> probabilities [n, K]."""
+        return softmax(self.beta * scores + self.bias)
+
+
+def softmax(scores: Array) -> Array:
+    """Row-wise softmax."""
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def log_loss(probabilities: Array, labels: npt.NDArray[np.integer]) -> float:
+    """Mean of -log p(label); probabilities below 1e-12 count as 1e-12."""
+    picked = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(picked, 1e-12)).mean())
+
+
+def fit_link(scores: Array, labels: npt.NDArray[np.integer]) -> SoftmaxLink:
+    """Maximum likelihood of (log beta, b) with a small ridge on b, by L-BFGS from a data-sized start."""
+    classes = scores.shape[1]
+    onehot = np.eye(classes)[labels]
+
+    def objective(parameters: Array) -> tuple[float, Array]:
+        beta, bias = np.exp(parameters[0]), parameters[1:]
+        logits = beta * scores + bias
+        residual = (softmax(logits) - onehot) / len(labels)
+        top = logits.max(axis=1)
+        log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        loss = (log_sum - logits[np.arange(len(labels)), labels]).mean() + BIAS_PENALTY * (bias**2).sum()
+        gradient = np.concatenate([[beta * (residual * scores).sum()], residual.sum(axis=0) + 2 * BIAS_PENALTY * bias])
+        return float(loss), gradient
+
+    start = np.concatenate([[-np.log(scores.std() + 1e-12)], np.zeros(classes)])
+    bounds = [(start[0] - 7, start[0] + 7), *[(None, None)] * classes]  # beta within e^7 of 1/std: separable folds
+    best = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return SoftmaxLink(float(np.exp(best[0])), best[1:])

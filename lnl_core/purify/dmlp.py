@@ -1,0 +1,476 @@
+"""DMLP: the decoupled meta label purifier, in closed form.
+
+Tu et al., "Learning from Noisy Labels with Decoupled Meta Label Purifier", CVPR 2023. Features stay frozen; the
+labels are what is learned. Two corrections:
+
+    IPC  w*(Y) = (F'F + lambda I)^-1 F'Y                                   Eq. 6: least squares on the noisy rows
+         P(Y) = F_v w*(Y)                                                  Eq. 7: its scores on the trusted rows
+         Y <- Y - eta dL_val(P(Y)) / dY                                    Eq. 9: labels descend the trusted loss
+    EAC  a linear classifier C learns the corrected labels by SGD          Eq. 10
+         Y <- (1 - eta_E) Y + eta_E C(F)                                   Eq. 11
+
+Everything up to L_val is linear in Y: P(Y - D) = P(Y) - F_v A^-1 F' D with A = F'F + lambda I. A gradient step
+D = eta F A^-1 F_v' S therefore moves the trusted scores by eta K S with K = F_v A^-1 F'F A^-1 F_v' [m, m]. The loop
+runs on the m x K trusted scores alone; two passes over the features suffice, whatever n is: one for the moments,
+one that writes the labels.
+
+Mode `fixed`, and where it departs from the paper:
+  - ridge penalty, feature transform and number of IPC steps are chosen by cross-validation inside the trusted set;
+    without them m < d lets IPC fit the trusted rows exactly and move the labels of all others at random;
+  - L_val is the cross-entropy of calibrated scores, softmax(beta P + b) with beta and b fitted on trusted rows: one-hot
+    targets against raw least-squares scores mostly demand a larger scale (noise shrinks the scores), and
+    cross-validation then prefers no step at all; `squared_error` adds the paper's other term;
+  - the EAC scores are calibrated in the same way, and eta_E is cross-validated too (0 leaves EAC out);
+  - the purified label is the mode of p(y | x) T[y, observed]: the observed label is evidence.
+
+Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities; features
+stream twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lnl_core.blocks.folds import stratified_folds
+from lnl_core.blocks.moments import Moments, Transform, accumulate, check_finite
+from lnl_core.blocks.ridge import RidgePath
+from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
+from lnl_core.blocks.transition import estimate_transition, posterior
+from lnl_core.config import ConfigError, Settings
+from lnl_core.contracts import FloatArray, IntArray
+from lnl_core.progress import progress_bar
+from lnl_core.purify import PURIFIERS
+from lnl_core.purify.task import Purification, PurifyTask
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+
+class DMLPConfig(Settings):
+    """Settings of DMLP; lists are the grids that cross-validation searches."""
+
+    mode: Literal["fixed"] = "fixed"  # the closed form described above
+    transforms: tuple[Transform, ...] = Field(default=("centre", "standardise"), min_length=1)
+    ridge: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0, 10.0), min_length=1)  # per row, unit variance
+    max_steps: int = Field(default=256, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... up to this
+    squared_error: float = Field(default=0.0, ge=0)  # weight of the paper's squared error in L_val (Eq. 8)
+    folds: int = Field(default=5, ge=2, le=50)
+    eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
+    eac_epochs: int = Field(default=10, ge=0)  # 0: IPC alone
+    eac_batch: int = Field(default=500, ge=1)  # released code: 500
+    eac_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero; released code .006 then .0006
+    eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
+    eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
+    eac_mix: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)  # eta_E of Eq. 11
+    prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A linear classifier on raw features: probabilities = link(((x - shift) * scale) @ weights + bias)."""
+
+    shift: Array  # [d]
+    scale: Array  # [d]
+    weights: Array  # [d, K]
+    bias: Array  # [K]
+    link: SoftmaxLink
+
+    def __call__(self, features: FloatArray) -> Array:
+        """[b, d] -> [b, K] probabilities."""
+        folded = (self.scale[:, None] * self.weights).astype(np.float32)
+        constant = self.bias - (self.shift * self.scale) @ self.weights
+        return self.link(features @ folded + constant)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One point of the grid with its cross-validated scores on the trusted rows."""
+
+    transform: Transform
+    ridge: float
+    steps: int
+    loss: float  # held-out log-loss of the calibrated scores
+    accuracy: float  # held-out
+    held_out: Array  # [m, K] out-of-fold probabilities
+
+
+@PURIFIERS.register(
+    "dmlp",
+    config=DMLPConfig,
+    summary="decoupled meta label purifier: closed-form label correction on frozen features (needs trusted rows)",
+    source="Tu et al., CVPR 2023",
+)
+def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -> Purification:
+    """Purify the observed labels of `task`.
+
+    Raises:
+        ConfigError: no trusted rows, or a class without one; the message says what to add.
+        ContractError: NaN, infinite or all-constant features.
+    """
+    _check_trusted(task)
+    moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
+    fold = stratified_folds(task.trusted_label, min(config.folds, len(task.trusted_label)), generator)
+    paths = {transform: _Path.of(moments, task, transform) for transform in dict.fromkeys(config.transforms)}
+    choices, curve = _search(paths, task, config, fold)
+    best = min(choices, key=lambda choice: choice.loss)
+    path = paths[best.transform]
+    ipc = [path.head(task, best, config, rows) for rows in _training_rows(fold)]
+    heads, held_out, eta, mixes = _with_eac(ipc, best, task, moments, config, fold, generator)
+    probabilities = _predict(heads, eta, task)
+    probabilities = _with_prior(probabilities, task, config.prior)
+    transition = estimate_transition(
+        probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
+    )
+    answer = posterior(probabilities, transition, task.observed)
+    metrics = _metrics(choices, best, mixes, eta, held_out, transition, answer, task)
+    return Purification(posterior=answer, metrics=metrics, curve=curve)
+
+
+# --- IPC ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Path:
+    """One feature transform with everything that no penalty and no fold changes."""
+
+    shift: Array
+    scale: Array
+    ridge: RidgePath
+    trusted: Array  # [m, d] transformed trusted features in the basis of the Gram matrix
+    label_mean: Array  # [K]; labels are centred, so w* needs no intercept column
+    rows: int
+
+    @classmethod
+    def of(cls, moments: Moments, task: PurifyTask, transform: Transform) -> _Path:
+        shift, scale = moments.affine(transform)
+        ridge = RidgePath.of(*moments.transformed(shift, scale))
+        trusted = ((task.trusted.astype(np.float64) - shift) * scale) @ ridge.basis
+        label_mean = moments.counts / moments.rows
+        return cls(shift=shift, scale=scale, ridge=ridge, trusted=trusted, label_mean=label_mean, rows=moments.rows)
+
+    def scores(self, penalty: float) -> Array:
+        """P(Y_0) [m, K]: the trusted scores of least squares on the observed labels."""
+        return np.asarray(self.trusted @ (self.ridge.cross / (self.ridge.spectrum + penalty)[:, None]))
+
+    def root(self, penalty: float) -> Array:
+        """V [m, d] with K = V V' = F_v A^-1 F'F A^-1 F_v'."""
+        return self.trusted * (np.sqrt(self.ridge.spectrum) / (self.ridge.spectrum + penalty))
+
+    def head(self, task: PurifyTask, choice: Choice, config: DMLPConfig, rows: Rows) -> Head:
+        """w*(Y) after the chosen steps of IPC on the given trusted rows, with its link."""
+        penalty = choice.ridge * self.rows
+        scores, root = self.scores(penalty)[rows], self.root(penalty)[rows]
+        labels = task.trusted_label[rows]
+        link = fit_link(scores, labels)
+        step = _step(root, link)
+        pull = list(ipc_steps(scores, root, labels, link, step, (choice.steps,), config.squared_error))[-1]
+        # F'(Y_0 - F A^-1 F_v' S) in the basis; diag(g) / (g + lambda) is F'F A^-1 there
+        shrink = self.ridge.spectrum / (self.ridge.spectrum + penalty)
+        correction = -shrink[:, None] * (self.trusted[rows].T @ pull)
+        weights = self.ridge.weights(penalty, correction)
+        return Head(shift=self.shift, scale=self.scale, weights=weights, bias=np.zeros(task.classes), link=link)
+
+
+def ipc_steps(
+    scores: Array,
+    root: Array,
+    labels: IntArray,
+    link: SoftmaxLink,
+    step: float,
+    stops: tuple[int, ...],
+    squared_error: float = 0.0,
+) -> Iterator[Array]:
+    """IPC in the space of the trusted scores: yields S [m, K], the summed steps, at each of the ascending `stops`.
+
+    After p steps the noisy labels are Y_0 - F A^-1 F_v' S and the trusted scores are P_0 - V V' S.
+
+    Args:
+        scores: P_0 [m, K].  root: V [m, d].  step: eta_I.
+        squared_error: weight of ||P - y||^2 beside the cross-entropy of the linked scores.
+    """
+    onehot = np.eye(scores.shape[1])[labels]
+    kernel = root @ root.T if len(root) <= root.shape[1] else None
+    pull = np.zeros_like(scores)
+    done = 0
+    for stop in stops:
+        for _ in range(stop - done):
+            moved = kernel @ pull if kernel is not None else root @ (root.T @ pull)
+            current = scores - moved
+            gradient = link(current) - onehot  # d CE / d (beta P + b); beta is absorbed by the step
+            if squared_error:
+                gradient = gradient + 2 * squared_error * (current - onehot)
+            pull = pull + step * gradient
+        done = max(done, stop)
+        yield pull
+
+
+def _step(root: Array, link: SoftmaxLink) -> float:
+    """2 / (beta lambda_max(V V')): half the largest step at which gradient descent on the cross-entropy is stable."""
+    small = root @ root.T if len(root) <= root.shape[1] else root.T @ root
+    largest = float(np.linalg.eigvalsh(small)[-1])
+    return 2.0 / (link.beta * max(largest, 1e-30))
+
+
+def _search(
+    paths: Mapping[Transform, _Path], task: PurifyTask, config: DMLPConfig, fold: Rows
+) -> tuple[list[Choice], tuple[Mapping[str, float], ...]]:
+    """Cross-validate transform x ridge x steps; closed form, so a grid point costs a few thin products."""
+    stops = tuple(dict.fromkeys([0, *(2**power for power in range(31) if 2**power <= config.max_steps)]))
+    choices: list[Choice] = []
+    with progress_bar("dmlp: cross-validation", len(paths) * len(config.ridge)) as advance:
+        for transform, path in paths.items():
+            for ridge in config.ridge:
+                held_out = _held_out(path, ridge * path.rows, task, stops, fold, config.squared_error)
+                for stop, probabilities in zip(stops, held_out, strict=False):
+                    loss = log_loss(probabilities, task.trusted_label)
+                    accuracy = float((probabilities.argmax(axis=1) == task.trusted_label).mean())
+                    choices.append(
+                        Choice(
+                            transform=transform,
+                            ridge=ridge,
+                            steps=stop,
+                            loss=loss,
+                            accuracy=accuracy,
+                            held_out=probabilities,
+                        )
+                    )
+                advance()
+    best = min(choices, key=lambda choice: choice.loss)
+    curve = tuple(
+        {"step": float(choice.steps), "held_out_loss": choice.loss, "held_out_accuracy": choice.accuracy}
+        for choice in choices
+        if (choice.transform, choice.ridge) == (best.transform, best.ridge)
+    )
+    return choices, curve
+
+
+def _held_out(
+    path: _Path, penalty: float, task: PurifyTask, stops: tuple[int, ...], fold: Rows, squared_error: float
+) -> list[Array]:
+    """Out-of-fold probabilities [m, K] at each stop; stops early where two further stops only made it worse."""
+    scores, root = path.scores(penalty), path.root(penalty)
+    runs, links = [], []
+    for number in range(int(fold.max()) + 1):
+        inside = fold != number
+        link = fit_link(scores[inside], task.trusted_label[inside])
+        step = _step(root[inside], link)
+        labels = task.trusted_label[inside]
+        runs.append(ipc_steps(scores[inside], root[inside], labels, link, step, stops, squared_error))
+        links.append(link)
+    collected: list[Array] = []
+    losses: list[float] = []
+    for _ in stops:
+        probabilities = np.empty_like(scores)
+        for number, (run, link) in enumerate(zip(runs, links, strict=True)):
+            inside = fold != number
+            pull = next(run)
+            probabilities[~inside] = link(scores[~inside] - root[~inside] @ (root[inside].T @ pull))
+        collected.append(probabilities)
+        losses.append(log_loss(probabilities, task.trusted_label))
+        if len(losses) > 2 and min(losses[-2:]) > min(losses):
+            break
+    return collected
+
+
+# --- EAC ---------------------------------------------------------------------------------------------------------
+
+
+def _with_eac(
+    ipc: list[Head],
+    best: Choice,
+    task: PurifyTask,
+    moments: Moments,
+    config: DMLPConfig,
+    fold: Rows,
+    generator: np.random.Generator,
+) -> tuple[list[Head], Array, float, list[dict[str, float]]]:
+    """Train EAC per fold and on all trusted rows; choose eta_E by the held-out log-loss of the mixture.
+
+    Returns:
+        The heads to mix, the out-of-fold probabilities of the mixture [m, K], eta_E, and the table of what was tried.
+    """
+    if config.eac_epochs == 0:
+        return [ipc[-1]], best.held_out, 0.0, []
+    shift, scale = moments.affine("standardise")
+    rows, sample = _sample(task, config.eac_rows, generator)
+    targets = [
+        _targets(head, sample, task, rows, inside) for head, inside in zip(ipc, _training_rows(fold), strict=True)
+    ]
+    standard = ((sample - shift) * scale).astype(np.float32)
+    weights, bias = eac_heads(standard, np.stack(targets, axis=1), config, generator)
+    trusted = ((task.trusted.astype(np.float64) - shift) * scale) @ weights.transpose(1, 0, 2) + bias[:, None]
+    held_out = np.empty_like(best.held_out)
+    heads: list[Head] = []
+    for number, inside in enumerate(_training_rows(fold)):
+        link = fit_link(trusted[number][inside], task.trusted_label[inside])
+        outside = fold == number
+        held_out[outside] = link(trusted[number][outside])
+        heads.append(Head(shift=shift, scale=scale, weights=weights[:, number], bias=bias[number], link=link))
+    mixtures = {eta: (1 - eta) * best.held_out + eta * held_out for eta in config.eac_mix}
+    losses = {eta: log_loss(mixture, task.trusted_label) for eta, mixture in mixtures.items()}
+    eta = min(losses, key=lambda value: losses[value])
+    table = [
+        {
+            "eta_E": value,
+            "held_out_loss": round(losses[value], 5),
+            "held_out_accuracy": round(float((mixture.argmax(axis=1) == task.trusted_label).mean()), 5),
+        }
+        for value, mixture in mixtures.items()
+    ]
+    return [ipc[-1], heads[-1]], mixtures[eta], eta, table
+
+
+def eac_heads(
+    features: FloatArray, targets: FloatArray, config: DMLPConfig, generator: np.random.Generator
+) -> tuple[Array, Array]:
+    """Eq. 10 for several target sets at once: one stream of minibatches trains H independent linear heads.
+
+    Args:
+        features: [s, d] standardised.  targets: [s, H, K] soft labels.
+    Returns:
+        weights [d, H, K], biases [H, K].
+    """
+    rows, width = features.shape
+    _, heads, classes = targets.shape
+    x, y = torch.from_numpy(features), torch.from_numpy(targets)
+    weights = torch.zeros(width, heads * classes, requires_grad=True)
+    bias = torch.zeros(heads * classes, requires_grad=True)
+    optimizer = torch.optim.Adam([weights, bias], lr=config.eac_lr)
+    batch = min(config.eac_batch, rows)
+    steps = config.eac_epochs * (rows // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with progress_bar("dmlp: EAC", steps) as advance:
+        for _ in range(config.eac_epochs):
+            order = torch.from_numpy(generator.permutation(rows))
+            for start in range(0, rows - batch + 1, batch):
+                picked = order[start : start + batch]
+                logits = torch.addmm(bias, x[picked], weights).view(-1, heads, classes)
+                loss = _eac_loss(logits, y[picked], config) + config.eac_weight_decay * weights.square().sum()
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                advance()
+    final = weights.detach().double().view(width, heads, classes).numpy()
+    return final, bias.detach().double().view(heads, classes).numpy()
+
+
+def _eac_loss(logits: Tensor, targets: Tensor, config: DMLPConfig) -> Tensor:
+    """Cross-entropy plus `eac_entropy` times the entropy of the predictions, summed over heads."""
+    logs = logits.log_softmax(dim=-1)
+    loss = -(targets * logs).sum(dim=-1)
+    if config.eac_entropy:
+        loss = loss - config.eac_entropy * (logs.exp() * logs).sum(dim=-1)
+    return loss.mean(dim=0).sum()
+
+
+def _sample(task: PurifyTask, most: int, generator: np.random.Generator) -> tuple[Rows, FloatArray]:
+    """A uniform sample of rows, in order, read in one pass: (row numbers, features [s, d])."""
+    total, width = task.noisy.shape
+    rows = np.sort(generator.choice(total, size=min(most, total), replace=False))
+    features = np.empty((len(rows), width), dtype=np.float32)
+    for block, batch in task.noisy.batches():
+        start, stop = np.searchsorted(rows, [block.start, block.stop])
+        features[start:stop] = batch[rows[start:stop] - block.start]
+    return rows, features
+
+
+def _targets(head: Head, sample: FloatArray, task: PurifyTask, rows: Rows, inside: Rows) -> FloatArray:
+    """IPC's corrected labels of the sample [s, K]: the posterior, with T from this fold's trusted rows only."""
+    probabilities = head(sample)
+    observed = task.observed[rows]
+    transition = estimate_transition(
+        probabilities,
+        observed,
+        anchor_label=task.trusted_label[inside],
+        anchor_observed=task.trusted_observed[inside],
+    )
+    return posterior(probabilities, transition, observed)
+
+
+# --- the last pass -----------------------------------------------------------------------------------------------
+
+
+def _predict(heads: list[Head], eta: float, task: PurifyTask) -> FloatArray:
+    """p(y | x) [n, K] of the mixture (1 - eta) IPC + eta EAC, streamed."""
+    shares = [1 - eta, eta][: len(heads)]
+    probabilities = np.empty((task.noisy.shape[0], task.classes), dtype=np.float32)
+    for rows, features in task.noisy.batches():
+        probabilities[rows] = sum(share * head(features) for share, head in zip(shares, heads, strict=True) if share)
+    return probabilities
+
+
+def _with_prior(probabilities: FloatArray, task: PurifyTask, prior: str) -> FloatArray:
+    """Move p(y | x) from the trusted set's class prior to that of the noisy rows.
+
+    `trusted` takes the two to be equal; `uniform` and `observed` (the share of each observed label) reweight.
+    """
+    if prior == "trusted":
+        return probabilities
+    source = np.bincount(task.trusted_label, minlength=task.classes) + 1.0
+    observed = np.bincount(task.observed, minlength=task.classes) + 1.0
+    target = observed if prior == "observed" else np.ones(task.classes)
+    ratio = (target / target.sum()) / (source / source.sum())
+    weighted = probabilities * ratio
+    return np.asarray(weighted / weighted.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _training_rows(fold: Rows) -> list[Rows]:
+    """The trusted rows outside each fold, and last all of them."""
+    return [*(np.flatnonzero(fold != number) for number in range(int(fold.max()) + 1)), np.arange(len(fold))]
+
+
+def _check_trusted(task: PurifyTask) -> None:
+    if task.classes < 2:
+        raise ConfigError(f"dmlp: labels have {task.classes} class; there is nothing to purify with fewer than two")
+    if task.noisy.shape[0] == 0:
+        raise ConfigError("dmlp: there are no noisy rows; every train row is trusted")
+    counts = np.bincount(task.trusted_label, minlength=task.classes)
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
+        raise ConfigError(
+            f"dmlp: {len(missing)} of {task.classes} classes have no trusted row (first: class {missing[0]}); "
+            "add verified rows of these classes to the trusted set"
+        )
+    check_finite(task.trusted, 0)
+
+
+def _metrics(
+    choices: list[Choice],
+    best: Choice,
+    mixes: list[dict[str, float]],
+    eta: float,
+    held_out: Array,
+    transition: Array,
+    answer: FloatArray,
+    task: PurifyTask,
+) -> dict[str, Any]:
+    ranked = sorted(choices, key=lambda choice: choice.loss)[:12]
+    candidates = [
+        {
+            "transform": choice.transform,
+            "ridge": choice.ridge,
+            "steps": choice.steps,
+            "held_out_loss": round(choice.loss, 5),
+            "held_out_accuracy": round(choice.accuracy, 5),
+        }
+        for choice in ranked
+    ]
+    return {
+        "candidates": candidates,
+        "eac_candidates": mixes,
+        "chosen": {"transform": best.transform, "ridge": best.ridge, "steps": best.steps, "eta_E": eta},
+        "trusted_rows": len(task.trusted_label),
+        "held_out_loss": round(log_loss(held_out, task.trusted_label), 5),
+        "held_out_accuracy": round(float((held_out.argmax(axis=1) == task.trusted_label).mean()), 5),
+        "transition": [[round(float(value), 5) for value in row] for row in transition],
+        "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
+    }

@@ -1,0 +1,67 @@
+"""Stage `purify`: features and observed labels of the untrusted train rows to purified.parquet.
+
+Features of the noisy rows stream from the cache; those of the trusted rows are held, and what the method states.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import SerializeAsAny, field_validator
+
+from lnl_core.config import Settings
+from lnl_core.contracts import Labels, read_labels, write_purified
+from lnl_core.features.cache import FeatureCache
+from lnl_core.purify import PURIFIERS
+from lnl_core.purify.answer import purify
+from lnl_core.purify.task import FeatureRows, PurifyTask
+from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
+
+
+class PurifySettings(Settings):
+    """Section `purify`; each method has a sub-section of its own."""
+
+    method: str = "dmlp"
+    options: dict[str, SerializeAsAny[Settings]]
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        PURIFIERS.get(name)
+        return name
+
+
+def run(settings: PurifySettings, context: StageContext) -> Metrics:
+    """Purify the train rows that nobody verified."""
+    labels = read_labels(context.paths.labels)
+    cache = FeatureCache(context.paths.features)
+    noisy = labels.take(labels.where(split="train", trusted=False))
+    trusted = labels.take(labels.where(split="train", trusted=True))
+    task = purify_task(cache.select(noisy.ids), noisy, cache.tensor(trusted.ids), trusted)
+    config = settings.options[settings.method]
+    purified, metrics = purify(settings.method, config, task, noisy.ids, labels.class_names, context.runtime.seed)
+    write_purified(context.paths.purified, purified)
+    return metrics
+
+
+def purify_task(features: FeatureRows, noisy: Labels, trusted_features: torch.Tensor, trusted: Labels) -> PurifyTask:
+    """The task of a purifier from the noisy and the trusted rows of a label table."""
+    return PurifyTask(
+        noisy=features,
+        observed=noisy.label,
+        trusted=trusted_features.float().numpy(),
+        trusted_label=trusted.label,
+        trusted_observed=trusted.observed_label,
+        classes=len(noisy.class_names),
+    )
+
+
+STAGE = Stage(
+    name="purify",
+    summary="Purify the labels from features, observed labels and the trusted set",
+    settings=section_with_methods("purify", PurifySettings, PURIFIERS),
+    run=run,
+    reads=("labels", "features"),
+    writes=("purified",),
+    shared=("run.seed",),
+    pool="cpu",
+)
