@@ -154,9 +154,11 @@ def _is_done(shard: Path, note: Path, fingerprint: str) -> bool:
 
 
 def _drop_stale(folder: Path, shards: int) -> None:
-    for shard in folder.glob("part-*.parquet"):
-        if int(shard.stem.removeprefix("part-")) >= shards:
-            shard.unlink()
+    """Remove what killed runs left: shards of other settings, and the half-written file of a kill that no code saw."""
+    wanted = {f"part-{number:05d}.parquet" for number in range(shards)}
+    for file in folder.glob("*"):
+        if file.name not in wanted:
+            file.unlink()
 
 
 def _source_fingerprint(dataset: Dataset, settings: PrepareSettings) -> str:

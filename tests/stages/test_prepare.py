@@ -125,6 +125,7 @@ def test_an_unfinished_run_of_other_settings_is_not_reused(tmp_path: Path) -> No
     shutil.copytree(paths.images, resume / "images")
     shutil.copytree(paths.resume("prepare") / "notes", resume / "notes")
     (resume / "images" / "part-00007.parquet").write_bytes(b"of a run with more shards")
+    (resume / "images" / ".part-00000.parquet.1234.tmp").write_bytes(b"half written when the power failed")
     fresh, _ = prepare(tmp_path / "b", rows_per_shard=1000)
     expected, _ = prepare(tmp_path / "c", rows_per_shard=1000)
     assert bytes_below(fresh.root / "prepare") == bytes_below(expected.root / "prepare")
