@@ -14,12 +14,14 @@ the user leaves out:
     class_prior       uniform          uniform            observed: classes need not be balanced
     guess_with        running          batch              running: guesses leave the batch statistics alone
     monotone          false            false              true: the smallest losses are never the noisy ones
+    repeat_unlabelled true             true               false: a few doubtful rows do not fill half of every batch
 Besides: an empty (or nearly empty) labelled split is filled with the rows most probably clean, an empty unlabelled one
 is left out of the loss; and nothing needs the true noise rate: see `automatic_lambda_u`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -56,6 +58,7 @@ MODES: dict[str, dict[str, Any]] = {
         "mixup_lambda": "row",
         "class_prior": "uniform",
         "guess_with": "running",
+        "repeat_unlabelled": True,
         "monotone": False,
     },
     "reference": {
@@ -63,6 +66,7 @@ MODES: dict[str, dict[str, Any]] = {
         "mixup_lambda": "batch",
         "class_prior": "uniform",
         "guess_with": "batch",
+        "repeat_unlabelled": True,
         "monotone": False,
     },
     "fixed": {
@@ -70,6 +74,7 @@ MODES: dict[str, dict[str, Any]] = {
         "mixup_lambda": "batch",
         "class_prior": "observed",
         "guess_with": "running",
+        "repeat_unlabelled": False,
         "monotone": True,
     },
 }
@@ -108,6 +113,7 @@ class DivideMixConfig(Settings):
     mixup_lambda: Literal["row", "batch"]  # one mixing weight a row, or one for the whole batch
     class_prior: Literal["uniform", "observed"]  # what the mean prediction is drawn to
     guess_with: Literal["running", "batch"]  # batch-norm statistics behind the training network's own guesses
+    repeat_unlabelled: bool  # always as many unlabelled as labelled rows, or at most one pass over them an epoch
     monotone: bool  # no row may be called noisy for too small a loss (blocks/gmm_split)
 
     @model_validator(mode="before")
@@ -351,7 +357,10 @@ def _semi_supervised(
     """One epoch of MixMatch for one network: as many steps as the labelled rows have batches."""
     generator = task.runtime.generator("divide_mix", task.purpose, epoch, number)
     batches = shuffled_batches(split.labelled, config.batch_size, generator)
-    unlabelled = _unlabelled_batches(split.unlabelled, config.batch_size, generator)
+    guessed = config.batch_size
+    if not config.repeat_unlabelled:
+        guessed = min(guessed, math.ceil(len(split.unlabelled) / len(batches)))
+    unlabelled = _unlabelled_batches(split.unlabelled, guessed, generator)
     assert run.lambda_u is not None
     sums: dict[str, Tensor] = {}
     for step, rows in enumerate(batches):
