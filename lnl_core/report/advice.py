@@ -58,7 +58,7 @@ def _review(scores: Mapping[str, Any]) -> Iterator[Advice]:
         yield Advice(
             kind="do",
             title=f"Look at {count(unsure)} unsure {'label' if unsure == 1 else 'labels'}",
-            text=f"{count(unsure)} of {count(rows)} purified labels have less than {percent(0.5, 0)} confidence. A look "
+            text=f"{count(unsure)} of {count(rows)} labels have less than {percent(0.5, 0)} confidence. A look "
             "at them helps most: the least certain are shown under Images, all are in purified.parquet (sort by "
             "confidence). Checked rows can join the trusted set of the next run.",
         )

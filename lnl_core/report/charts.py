@@ -79,7 +79,7 @@ def heatmap(
     left = 24 + LETTER * longest
     slanted = longest * LETTER > cell - 4
     side, slant = cell * classes, LETTER * longest * 0.72  # 0.72: what a text at 45 degrees needs either way
-    top = 26 + (slant if slanted else 10)
+    top = 26.0 + (slant if slanted else 10.0)
     drawn = classes <= DRAWN_CLASSES
     return Heatmap(
         width=round(left + side + (slant - cell / 2 if slanted else 0), 1),
@@ -239,8 +239,8 @@ def reliability_chart(bins: Sequence[tuple[float, float, int, float | None, floa
     filled = [bin_ for bin_ in bins if bin_[2]]
     if not filled:
         return None
-    x_axis = Axis(low=0, high=1, start=LEFT, end=RIGHT)
-    y_axis = Axis(low=0, high=1, start=BOTTOM, end=TOP)
+    x_axis = Axis(low=0.0, high=1.0, start=LEFT, end=RIGHT)
+    y_axis = Axis(low=0.0, high=1.0, start=BOTTOM, end=TOP)
     total = sum(bin_[2] for bin_ in filled)
     bars, dots = [], []
     for low, high, rows, confidence, right in filled:

@@ -8,22 +8,22 @@ NONE = "—"
 UNBROKEN = "\u00a0"  # a space that never breaks: a number and its unit stay on one line
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | int | None, digits: int = 1) -> str:
     """0.9731 as `97.3 %`, with a space that does not break; a dash for None."""
     return NONE if share is None else f"{100 * share:.{digits}f}{UNBROKEN}%"
 
 
-def score(value: float | None) -> str:
+def score(value: float | int | None) -> str:
     """0.99731 as `0.997`; a dash for None."""
     return NONE if value is None else f"{value:.3f}"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """12345 as `12,345`."""
     return NONE if value is None else f"{value:,.0f}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float | int | None) -> str:
     """0.42 s, 12.3 s, 4 min 05 s, 2 h 10 min."""
     if seconds is None:
         return NONE

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,7 @@ IMAGE_SETTINGS = ImageSettings(size=8, channels=1, flip=False)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DigitsRun:
-    """What a test may ask of a fixture run."""
+    """What a test may ask of a run."""
 
     truth: bool = True
     trusted: int = 200
@@ -73,9 +74,12 @@ def trained() -> dict[str, Classifier]:
 
 
 @pytest.fixture
-def digits_run(tmp_path: Path, trained: dict[str, Classifier]) -> Callable[[DigitsRun], Layout]:
-    def make(wish: DigitsRun) -> Layout:
-        paths = Layout(tmp_path / "run")
+def digits_run(tmp_path: Path, trained: dict[str, Classifier]) -> Callable[..., Layout]:
+    """`digits_run(truth=False, ...)` writes a run as the fields of `DigitsRun` wish it."""
+
+    def make(root: str = "run", **wishes: Any) -> Layout:
+        wish = DigitsRun(**wishes)
+        paths = Layout(tmp_path / root)
         rows = _rows(wish.trusted)
         ids = string_ids([f"{wish.id_prefix}-{row:04d}" for row in range(len(rows.true))])
         _write_images(paths, ids, rows)

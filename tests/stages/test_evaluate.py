@@ -1,0 +1,158 @@
+"""The stage evaluate on a finished digits run: scores against recomputations, and what it says when things lack."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from lnl_core.contracts import ContractError, positions, read_labels, read_purified, read_truth
+from lnl_core.files import read_json, write_json
+from lnl_core.stages.layout import Layout
+from lnl_core.stages.stage import run_stage
+
+PARAMS = {"run": {"device": "cpu", "threads": 1}}
+Make = Callable[..., Layout]
+
+
+def records(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def evaluated(digits_run: Make) -> tuple[Layout, dict[str, Any]]:
+    paths = digits_run()
+    return paths, dict(run_stage("evaluate", PARAMS, paths))
+
+
+def test_label_scores_are_those_of_a_join_by_dictionary(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, scores = evaluated
+    truth = read_truth(paths.truth)
+    true = dict(zip(truth.ids, truth.true_label, strict=True))
+    purified = read_purified(paths.purified)
+    before = [label == true[name] for name, label in zip(purified.ids, purified.label, strict=True)]
+    after = [label == true[name] for name, label in zip(purified.ids, purified.purified_label, strict=True)]
+    assert scores["labels"]["accuracy_before"] == pytest.approx(np.mean(before))
+    assert scores["labels"]["accuracy_after"] == pytest.approx(np.mean(after))
+    assert scores["labels"]["wrong_to_right"] == sum(b < a for b, a in zip(before, after, strict=True))
+    assert scores["noise"]["rate_true"] == pytest.approx(1 - np.mean(before))
+    assert scores["missing"] == {}
+
+
+def test_confusion_tables_are_scikit_learns(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, _ = evaluated
+    truth, purified = read_truth(paths.truth), read_purified(paths.purified)
+    true = truth.true_label[positions(purified.ids, truth.ids, "truth")]
+    known = confusion_matrix(true, purified.purified_label)
+    cells = records(paths.plots / "confusion_purified.csv")
+    assert sum(int(cell["count"]) for cell in cells) == len(purified)
+    for cell in cells:
+        assert int(cell["count"]) == known[int(cell["actual_label"]), int(cell["predicted_label"])]
+        assert cell["actual"] == purified.class_names[int(cell["actual_label"])]
+
+
+def test_suspicious_rows_come_in_order_with_their_truth(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, _ = evaluated
+    purified, labels = read_purified(paths.purified), read_labels(paths.labels)
+    doubt = 1 - purified.soft_label[np.arange(len(purified)), purified.label]
+    rows = records(paths.plots / "suspicious.csv")
+    assert len(rows) == 60
+    assert [float(row["suspicion"]) for row in rows] == pytest.approx(np.sort(doubt)[::-1][:60], abs=1e-5)
+    true = dict(zip(read_truth(paths.truth).ids, read_truth(paths.truth).true_label, strict=True))
+    assert [row["true"] for row in rows] == [labels.class_names[true[row["id"]]] for row in rows]
+    unsure = records(paths.plots / "uncertain.csv")
+    assert [float(row["confidence"]) for row in unsure] == pytest.approx(np.sort(purified.confidence)[:60], abs=1e-5)
+
+
+def test_test_accuracy_and_gain(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    """The model learned from true labels, the yardstick from labels that are wrong to 60 %."""
+    _, scores = evaluated
+    test = scores["test"]
+    assert (test["rows"], test["label_source"]) == (360, "truth")
+    assert test["model_best"]["accuracy"] > 0.9 > test["yardstick_best"]["accuracy"]
+    assert test["model_best"]["accuracy_low"] < test["model_best"]["accuracy"] < test["model_best"]["accuracy_high"]
+    difference = test["model_best"]["accuracy"] - test["yardstick_best"]["accuracy"]
+    assert test["gain"]["difference"] == pytest.approx(difference)
+    assert test["gain"]["low"] > 0
+
+
+def test_transition_error_against_the_purifiers_matrix(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, scores = evaluated
+    cells = records(paths.plots / "transition.csv")
+    gaps = [abs(float(cell["true_share"]) - float(cell["estimated_share"])) for cell in cells]
+    assert len(gaps) == 100
+    assert scores["noise"]["transition_error"] == pytest.approx(np.mean(gaps), abs=1e-5)
+    assert scores["noise"]["rate_estimated"] == 0.62
+
+
+def test_batch_size_changes_nothing(digits_run: Make) -> None:
+    paths = digits_run()
+    one = dict(run_stage("evaluate", PARAMS, paths))
+    files = {file.name: file.read_bytes() for file in paths.plots.iterdir()}
+    two = dict(run_stage("evaluate", PARAMS | {"evaluate": {"batch_size": 7}}, paths))
+    assert {file.name: file.read_text() for file in paths.plots.iterdir()}.keys() == files.keys()
+    same = ("suspicious.csv", "flow.csv", "confusion_test_model_best.csv", "per_class.csv")
+    assert all((paths.plots / name).read_bytes() == files[name] for name in same)
+    assert one["labels"] == two["labels"]
+    assert one["test"]["model_best"]["accuracy"] == two["test"]["model_best"]["accuracy"]
+
+
+def test_without_truth_trusted_rows_test_rows_and_yardstick(digits_run: Make) -> None:
+    paths = digits_run(truth=False, trusted=0, yardstick=False, test=False)
+    scores = run_stage("evaluate", PARAMS, paths)
+    assert set(scores["missing"]) == {"truth", "trusted", "yardstick", "test"}
+    assert "accuracy_after" not in scores["labels"]
+    assert "detection" not in scores
+    assert scores["labels"]["changed"] > 0
+    assert all(row["true"] == "" for row in records(paths.plots / "suspicious.csv"))
+    assert not (paths.plots / "confusion_purified.csv").exists()
+    assert (paths.plots / "flow.csv").exists()
+    assert all(cell["true_share"] == "" for cell in records(paths.plots / "transition.csv"))
+
+
+def test_test_labels_without_truth_are_called_what_they_are(digits_run: Make) -> None:
+    scores = run_stage("evaluate", PARAMS, digits_run(truth=False))
+    assert scores["test"]["label_source"] == "observed"
+
+
+def test_no_model_and_no_file_of_truth(digits_run: Make) -> None:
+    paths = digits_run()
+    paths.truth.unlink()
+    shutil.rmtree(paths.model)
+    paths.metrics("purify").unlink()
+    scores = run_stage("evaluate", PARAMS, paths)
+    assert {"model", "truth", "transition"} <= set(scores["missing"])
+    assert "gain" not in scores["test"]
+
+
+def test_stale_plots_do_not_outlive_a_run(digits_run: Make) -> None:
+    paths = digits_run()
+    run_stage("evaluate", PARAMS, paths)
+    shutil.rmtree(paths.yardstick)
+    run_stage("evaluate", PARAMS, paths)
+    assert not list(paths.plots.glob("*yardstick*"))
+
+
+def test_a_matrix_of_another_size_is_named(digits_run: Make) -> None:
+    paths = digits_run()
+    metrics = read_json(paths.metrics("purify"))
+    metrics["purify"]["transition"] = [[1.0, 0.0], [0.0, 1.0]]
+    write_json(paths.metrics("purify"), metrics)
+    with pytest.raises(ContractError, match=r"purify/metrics.json: transition has shape \(2, 2\), must be \(10, 10\)"):
+        run_stage("evaluate", PARAMS, paths)
+
+
+def test_a_model_of_other_classes_is_named(digits_run: Make) -> None:
+    paths = digits_run()
+    other = digits_run(class_names=tuple("abcdefghij"), root="other")
+    shutil.rmtree(paths.model)
+    shutil.copytree(other.model, paths.model)
+    with pytest.raises(ContractError, match="model_best: was trained for the classes"):
+        run_stage("evaluate", PARAMS, paths)

@@ -1,0 +1,185 @@
+"""The report of a finished digits run: whole, self-contained, escaped, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lnl_core import contracts
+from lnl_core.files import write_json
+from lnl_core.report.run_files import STAGES
+from lnl_core.report.summary import summary_table
+from lnl_core.stages.layout import Layout
+from lnl_core.stages.stage import STAGE_NAMES, run_stage
+
+PARAMS = {"run": {"device": "cpu", "threads": 1}}
+Make = Callable[..., Layout]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+EVIL = '<script>alert("{}")</script>'
+
+
+class Page(HTMLParser):
+    """Tags, attributes and texts of a page; fails on tags that do not close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open, f"</{tag}> closes nothing"
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def made(paths: Layout) -> tuple[str, Page]:
+    run_stage("report", PARAMS, paths)
+    text = paths.report.read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_whole_run(digits_run: Make) -> None:
+    paths = digits_run()
+    scores = run_stage("evaluate", PARAMS, paths)
+    metrics = run_stage("report", PARAMS, paths)
+    text = paths.report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert metrics["bytes"] == paths.report.stat().st_size < 2_000_000
+    assert metrics["images"] == len({value for name, value in page.attributes if name == "src"}) > 50
+    assert page.tags.count("img") == 96  # two galleries of 48; a row may stand in both
+    for key in ("accuracy_before", "accuracy_after"):
+        assert f"{100 * scores['labels'][key]:.1f} %" in page.text
+    sections = {value for name, value in page.attributes if name == "id"}
+    links = {value.removeprefix("#") for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert links == sections
+    assert "truncated-image" in page.text
+    assert "exclusive" in page.text
+
+
+def test_nothing_is_loaded_from_elsewhere(digits_run: Make) -> None:
+    paths = digits_run()
+    run_stage("evaluate", PARAMS, paths)
+    text, page = made(paths)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not re.findall(r"https?://|url\(|@import", text)
+    loading = [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(value.startswith(("#", "data:image/")) for value in loading)
+
+
+def test_names_ids_and_reasons_are_escaped_everywhere(digits_run: Make) -> None:
+    paths = digits_run(class_names=tuple(EVIL.format(i) for i in range(10)), id_prefix="<img src=x onerror=alert(1)>")
+    contracts.write_quarantine(
+        paths.quarantine,
+        [
+            contracts.QuarantineRow(
+                stage="prepare", reason="</td><script>", detail="<b>bold</b>", path='"><script>x.png'
+            )
+        ],
+    )
+    run_stage("evaluate", PARAMS, paths)
+    title = "</title><script>alert(1)</script>"
+    run_stage("report", PARAMS | {"report": {"title": title}}, paths)
+    text = paths.report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "<script" not in text
+    assert "script" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert {value.split(":")[0] for name, value in page.attributes if name == "src"} == {"data"}
+    assert EVIL.format(3) in page.text
+    assert "<b>bold</b>" in page.text
+    assert title in page.text
+
+
+def test_what_is_missing_is_said(digits_run: Make) -> None:
+    paths = digits_run(truth=False, trusted=0, yardstick=False, test=False)
+    run_stage("evaluate", PARAMS, paths)
+    _, page = made(paths)
+    for sentence in (
+        "nobody has measured how many are right",
+        "no true labels are known for the purified rows",
+        "no test rows, so no test accuracy",
+        "No trusted rows",
+        "Check a random sample",
+        "Verify some rows",
+    ):
+        assert sentence in page.text
+    assert "✓ true" not in page.text
+
+
+def test_before_any_stage_has_run(tmp_path: Path) -> None:
+    paths = Layout(tmp_path)
+    _, page = made(paths)
+    assert "has not been evaluated yet" in page.text
+    assert dict(summary_table(paths))["labels right after"] == "— (the stage evaluate has not run)"
+
+
+def test_the_report_does_not_need_the_truth(digits_run: Make) -> None:
+    paths = digits_run()
+    run_stage("evaluate", PARAMS, paths)
+    paths.truth.unlink()
+    _, page = made(paths)
+    assert "✓ true" in page.text
+
+
+def test_images_shown_are_limited(digits_run: Make) -> None:
+    paths = digits_run()
+    run_stage("evaluate", PARAMS, paths)
+    metrics = run_stage("report", PARAMS | {"report": {"suspicious": 3}}, paths)
+    assert 3 <= metrics["images"] <= 6
+
+
+def test_summary_table(digits_run: Make) -> None:
+    paths = digits_run()
+    scores = run_stage("evaluate", PARAMS, paths)
+    table = dict(summary_table(paths))
+    assert table["labels right after"] == f"{100 * scores['labels']['accuracy_after']:.1f} %"
+    assert table["test accuracy with purification"].startswith(
+        f"{100 * scores['test']['model_best']['accuracy']:.1f} %"
+    )
+    assert table["time of train"] == "20.0 s"
+
+
+def test_summary_table_says_why(digits_run: Make) -> None:
+    paths = digits_run(truth=False, yardstick=False)
+    run_stage("evaluate", PARAMS, paths)
+    table = dict(summary_table(paths))
+    assert table["labels right before"] == "— (no true labels are known for the purified rows)"
+    assert table["test accuracy without"] == "— (no yardstick was trained)"
+
+
+def test_stages_are_the_pipelines() -> None:
+    assert STAGES == STAGE_NAMES
+
+
+def test_metrics_of_a_broken_file_are_named(digits_run: Make) -> None:
+    paths = digits_run()
+    write_json(paths.metrics("train"), {"train": {}})
+    paths.metrics("train").write_text("{")
+    with pytest.raises(ValueError, match=r"train/metrics.json: not valid JSON"):
+        run_stage("report", PARAMS, paths)
