@@ -21,7 +21,6 @@ from lnl_core.config import ConfigError, Params, load_params, load_preset, prese
 
 if TYPE_CHECKING:
     from lnl_core.registry import Registry
-    from lnl_core.stages.layout import Layout
 
 USAGE_ERROR, DATA_ERROR, INTERRUPTED = 2, 3, 130
 app = typer.Typer(
@@ -121,7 +120,7 @@ def purify(
 ) -> None:
     """Purify the labels of features you already have.
 
-    [dim]lnl purify --features F.parquet --labels L.csv --trusted T.csv --method dmlp --seed 0 --out purified.parquet[/dim]
+    [dim]lnl purify --features F.parquet --labels L.csv --trusted T.csv --method dmlp --out purified.parquet[/dim]
     """
     from lnl_core.config import apply_overrides, parse
     from lnl_core.purify import PURIFIERS
@@ -217,7 +216,10 @@ def datasets() -> None:
 def presets(
     name: Annotated[str, typer.Argument(help="Print this preset's params file.")] = "",
 ) -> None:
-    """List the presets, or print one to start your own params file from.   [dim]lnl presets digits > params.yaml[/dim]"""
+    """List the presets, or print one as a start for your own params file.
+
+    [dim]lnl presets digits > params.yaml[/dim]
+    """
     from importlib import resources
 
     folder = resources.files("lnl_core").joinpath("presets")
@@ -304,7 +306,7 @@ def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
 def _print_registry(title: str, registry: Registry[Any]) -> None:
     rows = []
     for entry in registry:
-        defaults = ", ".join(f"{name}={field.default}" for name, field in entry.config.model_fields.items())
+        defaults = ", ".join(f"{name}={value}" for name, value in entry.config().model_dump(mode="json").items())
         source = f" [{entry.source}]" if entry.source else ""
         rows.append((entry.name, f"{entry.summary}{source}" + (f"\n{defaults}" if defaults else "")))
     _print_rows(title, rows)
