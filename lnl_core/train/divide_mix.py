@@ -105,7 +105,7 @@ class DivideMixConfig(Settings):
     loss_window: int = Field(default=1, ge=1)  # w_i from the mean loss of so many last epochs; 5 at 90 % noise
     views: int = Field(default=2, ge=1)  # M, augmentations that are averaged
     temperature: float = Field(default=0.5, gt=0)  # T, sharpening
-    alpha: float = Field(default=4.0, gt=0)  # mixup's Beta; 8 px images in small networks want less, 0.2: 4 costs them 2 points
+    alpha: float = Field(default=4.0, gt=0)  # mixup's Beta; 0.2 for small networks on 8 px, 4 costs them 2 points
     lambda_u: float | Literal["auto"] = "auto"  # weight of the unlabelled loss; auto: from the estimated noise
     lambda_u_ramp: float = Field(default=16, ge=0)  # epochs after warm-up in which it rises from 0
     lambda_r: float = Field(default=1.0, ge=0)  # weight of the class-prior term
