@@ -18,8 +18,11 @@ from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, Ids, IntArray, string_ids
 
 
-def read_user_table(path: Path) -> pa.Table:
+def read_user_table(path: Path, only: tuple[str, ...] = ()) -> pa.Table:
     """A CSV (header line, all columns as text) or Parquet file as a table.
+
+    Args:
+        only: of a Parquet file, read these columns alone, so that images beside the labels stay on disk.
 
     Raises:
         ConfigError: no such file, or another extension.
@@ -29,7 +32,8 @@ def read_user_table(path: Path) -> pa.Table:
         raise ConfigError(f"{path}: no such file; correct the path (relative paths start at the working directory)")
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
+            there = pq.read_schema(path).names
+            return pq.read_table(path, columns=list(only) if only and set(only) <= set(there) else None)
         if path.suffix in (".csv", ".tsv"):
             return _read_csv(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -56,7 +60,7 @@ def read_label_file(path: Path, id_column: str, label_column: str) -> tuple[Ids,
         ConfigError: no such file, or another extension.
         ContractError: the file cannot be parsed or lacks a column.
     """
-    table = read_user_table(path)
+    table = read_user_table(path, (id_column, label_column))
     ids = column(table, id_column, path)
     return string_ids([str(value) for value in ids]), column(table, label_column, path)
 
