@@ -11,7 +11,6 @@ from lnl_core.report.run_files import Record, dig, number
 
 WEAK_CLASS = 0.15  # a class this far below the mean accuracy is worth a line
 LARGE_ECE = 0.05  # above it a threshold on the confidence does not mean what it says
-OVERFIT = 0.01  # best minus last epoch
 FEW_TRUSTED = 10  # a class
 
 
@@ -178,9 +177,9 @@ def _test(scores: Mapping[str, Any], prepare: Mapping[str, Any]) -> Iterator[Adv
 
 
 def _overfit(scores: Mapping[str, Any]) -> Iterator[Advice]:
-    best, last = dig(scores, "test", "model_best", "accuracy"), dig(scores, "test", "model_last", "accuracy")
-    if best is not None and last is not None and best - last > OVERFIT:
-        text = f"Test accuracy falls from {percent(best)} at the best held-out epoch to {percent(last)} at the last."
+    best, last = dig(scores, "test", "model_best"), dig(scores, "test", "model_last", "accuracy")
+    if best is not None and last is not None and last < best["accuracy_low"]:
+        text = f"Test accuracy falls from {percent(best['accuracy'])} at the best epoch to {percent(last)} at the last."
         yield Advice(kind="caution", title="The model forgets towards the end", text=text)
 
 

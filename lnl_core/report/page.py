@@ -28,7 +28,7 @@ from lnl_core.report.charts import (
 )
 from lnl_core.report.matrices import Confusion, confusion, transition
 from lnl_core.report.run_files import Record, dig, number
-from lnl_core.report.summary import reason
+from lnl_core.report.summary import arms_of, reason
 from lnl_core.report.thumbnails import Thumbnail
 
 CLASS_ROWS = 30  # classes listed; above, the weakest
@@ -37,7 +37,6 @@ CANDIDATE_ROWS = 60
 CONFUSIONS = 12
 CARD_SHARES = ("rate_asked", "rate_realised", "rate_realised_overall")
 CARD_KEYS = ("type", "protocol", "counting", *CARD_SHARES, "rows", "truth", "seed", "sha256")
-ARMS = {"model": "with purification", "yardstick": "without"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,12 @@ class Sources:
     @property
     def scores(self) -> Mapping[str, Any]:
         return self.metrics.get("evaluate", {})
+
+    @property
+    def arms(self) -> dict[str, str]:
+        """Arm of training -> how the page calls it."""
+        found = arms_of(self.metrics)
+        return {found["with"]: "with purification", found["without"]: "without"}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -145,6 +150,8 @@ def _content(sources: Sources) -> dict[str, Any]:
         "transitions": _transitions(sources),
         "purifier": _purifier(sources),
         "charts": _charts(sources),
+        "arms": sources.arms,
+        "best_is": dig(sources.metrics, "train", "best_is") or "best on held-out rows",
         "test_table": _test_table(sources),
         "galleries": _galleries(sources),
         "quarantine": sources.quarantine[:QUARANTINE_ROWS],
@@ -174,7 +181,7 @@ def _lead(sources: Sources) -> str:
 def _cards(sources: Sources) -> list[Card]:
     return [
         _label_card(sources.scores),
-        _test_card(sources.scores),
+        _test_card(sources),
         _changed_card(sources.scores),
         _noise_card(sources.scores),
         _quarantine_card(sources),
@@ -192,21 +199,25 @@ def _label_card(scores: Mapping[str, Any]) -> Card:
     )
 
 
-def _test_card(scores: Mapping[str, Any]) -> Card:
-    model, yardstick = dig(scores, "test", "model_best"), dig(scores, "test", "yardstick_best")
-    if model is None:
+def _test_card(sources: Sources) -> Card:
+    scores, arms = sources.scores, arms_of(sources.metrics)
+    with_, without = dig(scores, "test", f"{arms['with']}_best"), dig(scores, "test", f"{arms['without']}_best")
+    shown = with_ or without
+    if shown is None:
         return Card(title="Test accuracy", value=formats.NONE, note=reason(scores, "test", "model"))
-    low, high = formats.percent(model["accuracy_low"]), formats.percent(model["accuracy_high"])
+    low, high = formats.percent(shown["accuracy_low"]), formats.percent(shown["accuracy_high"])
     note = f"{formats.count(dig(scores, 'test', 'rows'))} test rows, 95 % interval {low} to {high}"
-    if yardstick is None:
-        note += f"; no comparison: {reason(scores, 'yardstick')}"
-        return Card(title="Test accuracy", value=formats.percent(model["accuracy"]), note=note)
+    value = formats.percent(shown["accuracy"])
+    if with_ is None or without is None:
+        lacking = "with" if with_ is None else "without"
+        title = "Test accuracy without purification" if with_ is None else "Test accuracy with purification"
+        return Card(title=title, value=value, note=f"{note}; no comparison: {reason(scores, arms[lacking])}")
     return Card(
         title="Test accuracy, without → with",
-        before=formats.percent(yardstick["accuracy"]),
-        value=formats.percent(model["accuracy"]),
+        before=formats.percent(without["accuracy"]),
+        value=value,
         note=note,
-        tone="good" if model["accuracy"] > yardstick["accuracy"] else "bad",
+        tone="good" if with_["accuracy"] > without["accuracy"] else "bad",
     )
 
 
@@ -229,7 +240,7 @@ def _noise_card(scores: Mapping[str, Any]) -> Card:
         interval = f"{formats.percent(trusted['noise_low'])} to {formats.percent(trusted['noise_high'])}"
         notes.append(f"{formats.count(trusted['with_observed'])} trusted rows say {interval}")
     return Card(
-        title="Noise rate, estimated",
+        title="Noise, estimated",
         value=formats.percent(estimated),
         note="; ".join(notes),
     )
@@ -376,7 +387,9 @@ def _purifier(sources: Sources) -> dict[str, Any]:
         "settings": [(_words(key), formats.plain(value)) for key, value in settings.items()],
         "chosen": [(_words(key), formats.plain(value)) for key, value in chosen.items()],
         "figures": [(_words(key), formats.plain(value)) for key, value in figures.items()],
-        "tables": [_comparison(key, value, chosen) for key, value in metrics.items() if _is_table(value)],
+        "tables": [
+            _comparison(key, value, chosen) for key, value in metrics.items() if _is_table(value) and key != "curve"
+        ],
     }
 
 
@@ -414,6 +427,7 @@ def _charts(sources: Sources) -> dict[str, LineChart | None]:
         "held_out": _epochs(_arms(sources, "held_out_accuracy"), "held-out accuracy", percents=True),
         **_pretraining(sources.pretrain_curve),
         **_rankings(sources),
+        "purify": _purify_curve(sources.metrics.get("purify", {}).get("curve")),
         **{f"reliability_{what}": _reliability(sources, what) for what in ("labels", "model_best")},
     }
 
@@ -424,8 +438,12 @@ def _epochs(lines: dict[str, Line], y_title: str, percents: bool = False) -> Lin
 
 def _arms(sources: Sources, column: str) -> dict[str, Line]:
     styles = {"model": "s-after", "yardstick": "s-before"}
-    rows = {arm: [row for row in sources.train_curves if row.get("arm") == arm] for arm in ARMS}
-    return {words: (styles[arm], _points(rows[arm], "epoch", column)) for arm, words in ARMS.items()}
+    rows = {arm: [row for row in sources.train_curves if row.get("arm") == arm] for arm in styles}
+    return {
+        words: (styles[arm], _points(rows[arm], "epoch", column))
+        for arm, words in sources.arms.items()
+        if arm in styles
+    }
 
 
 def _pretraining(curve: Sequence[Record]) -> dict[str, LineChart | None]:
@@ -438,6 +456,19 @@ def _pretraining(curve: Sequence[Record]) -> dict[str, LineChart | None]:
         "simclr": _epochs(loss, "contrastive loss"),
         "probe": _epochs(scores, "accuracy on trusted rows", percents=True),
     }
+
+
+def _purify_curve(curve: Any) -> LineChart | None:
+    """The held-out loss over a purifier's steps, where it records one."""
+    if not _is_table(curve):
+        return None
+    points = [
+        (float(record["step"]), float(record["held_out_loss"]))
+        for record in curve
+        if _is_number(record.get("step")) and _is_number(record.get("held_out_loss"))
+    ]
+    lines: dict[str, Line] = {"held-out loss": ("s-after", points)}
+    return line_chart(lines, x_title="step", y_title="loss on held-out trusted rows", whole_x=True)
 
 
 def _rankings(sources: Sources) -> dict[str, LineChart | None]:
@@ -481,7 +512,7 @@ def _reliability(sources: Sources, what: str) -> LineChart | None:
 def _test_table(sources: Sources) -> list[dict[str, Any]]:
     """Best and last of both arms, those that are there."""
     rows = []
-    for arm, words in ARMS.items():
+    for arm, words in sources.arms.items():
         for checkpoint in ("best", "last"):
             found = dig(sources.scores, "test", f"{arm}_{checkpoint}")
             if found:

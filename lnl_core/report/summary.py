@@ -15,13 +15,13 @@ def summary_table(paths: RunFiles) -> list[tuple[str, str]]:
     A value that is not known is a dash with its reason.
     """
     metrics = read_metrics(paths)
-    scores = metrics.get("evaluate", {})
+    scores, arms = metrics.get("evaluate", {}), arms_of(metrics)
     lines = [
         ("labels right before", _right(scores, "accuracy_before")),
         ("labels right after", _right(scores, "accuracy_after")),
         ("labels changed", _changed(scores)),
-        ("test accuracy with purification", _test(scores, "model")),
-        ("test accuracy without", _test(scores, "yardstick")),
+        ("test accuracy with purification", _test(scores, arms["with"])),
+        ("test accuracy without", _test(scores, arms["without"])),
     ]
     times = [(stage, dig(found, "seconds")) for stage, found in metrics.items()]
     lines += [(f"time of {stage}", duration(seconds)) for stage, seconds in times]
@@ -29,10 +29,19 @@ def summary_table(paths: RunFiles) -> list[tuple[str, str]]:
     return [(label, value.replace(UNBROKEN, " ")) for label, value in lines]
 
 
+def arms_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Which arm learned with purification and which without; a model that learned from observed labels is "without"."""
+    if dig(metrics, "train", "labels") == "observed":
+        return {"with": "none", "without": "model"}
+    return {"with": "model", "without": "yardstick"}
+
+
 def reason(scores: Mapping[str, Any], *topics: str) -> str:
     """Why something is missing, in evaluate's words."""
     if not scores:
         return "the stage evaluate has not run"
+    if "none" in topics:
+        return "the model was trained on the observed labels"
     reasons = [dig(scores, "missing", topic) for topic in topics]
     return next((text for text in reasons if text), "not measured")
 

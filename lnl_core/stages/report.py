@@ -81,7 +81,12 @@ def _settings(context: StageContext, metrics: Mapping[str, Mapping[str, Any]]) -
     shared: dict[str, Mapping[str, Any]] = context.shared.model_dump(
         mode="json", include={"run": {"seed", "precision"}, "images": True, "model": True}
     )
-    return shared | {stage: found["settings"] for stage, found in metrics.items() if found.get("settings")}
+    told = {stage: found.get("settings") or _texts_and_numbers(found) for stage, found in metrics.items()}
+    return shared | {stage: found for stage, found in told.items() if found and stage not in ("evaluate", "report")}
+
+
+def _texts_and_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if isinstance(value, str | int | float) and key != "seconds"}
 
 
 STAGE = Stage(

@@ -183,3 +183,15 @@ def test_metrics_of_a_broken_file_are_named(digits_run: Make) -> None:
     paths.metrics("train").write_text("{")
     with pytest.raises(ValueError, match=r"train/metrics.json: not valid JSON"):
         run_stage("report", PARAMS, paths)
+
+
+def test_a_model_of_observed_labels_is_not_called_purified(digits_run: Make) -> None:
+    paths = digits_run(yardstick=False)
+    write_json(paths.metrics("train"), {"train": {"labels": "observed", "seconds": 20.0}})
+    run_stage("evaluate", PARAMS, paths)
+    _, page = made(paths)
+    table = dict(summary_table(paths))
+    assert table["test accuracy with purification"] == "— (the model was trained on the observed labels)"
+    assert "%" in table["test accuracy without"]
+    assert "Test accuracy without purification" in page.text
+    assert "with purification" not in page.text
