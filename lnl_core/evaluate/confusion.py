@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -37,23 +35,3 @@ def row_shares(counts: Int[np.ndarray, "classes classes"]) -> Float[np.ndarray, 
     """Each row divided by its sum, p(predicted | actual); NaN in rows without counts."""
     totals = counts.sum(axis=1, keepdims=True)
     return np.asarray(np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confused:
-    """One cell off the diagonal."""
-
-    actual: int
-    predicted: int
-    count: int
-
-
-def top_confusions(counts: Int[np.ndarray, "classes classes"], limit: int) -> list[Confused]:
-    """The most frequent cells off the diagonal, largest first; equal counts in class order."""
-    off = counts.copy()
-    np.fill_diagonal(off, 0)
-    order = np.argsort(-off, axis=None, kind="stable")[:limit]
-    cells = [divmod(int(cell), len(counts)) for cell in order]
-    return [
-        Confused(actual=row, predicted=column, count=int(off[row, column])) for row, column in cells if off[row, column]
-    ]

@@ -1,4 +1,4 @@
-"""What purification did to the labels: with truth, was each change a gain; without, where the labels went."""
+"""What purification did to the labels: was each change a gain, and how doubtful is each observed label."""
 
 from __future__ import annotations
 
@@ -31,32 +31,6 @@ def relabelling(
         wrong_to_wrong=int((~before & ~after & changed).sum()),
         wrong_kept=int((~before & ~after & ~changed).sum()),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassFlow:
-    """One class before and after, without any truth."""
-
-    observed: int  # rows that the source gave this class
-    kept: int  # of these, rows that still have it
-    moved_out: int
-    moved_in: int
-    purified: int  # rows that have it now: kept + moved_in
-
-
-def class_flows(flow: Int[np.ndarray, "classes classes"]) -> list[ClassFlow]:
-    """Per class, from the flow matrix (rows observed, columns purified)."""
-    observed, purified, kept = flow.sum(axis=1), flow.sum(axis=0), np.diag(flow)
-    return [
-        ClassFlow(
-            observed=int(before),
-            kept=int(stay),
-            moved_out=int(before - stay),
-            moved_in=int(after - stay),
-            purified=int(after),
-        )
-        for before, stay, after in zip(observed, kept, purified, strict=True)
-    ]
 
 
 def suspicion(

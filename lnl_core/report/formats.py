@@ -50,8 +50,3 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(inner) for inner in value) or NONE
     return str(value)
-
-
-def size(nbytes: int) -> str:
-    """Bytes as kB or MB."""
-    return f"{nbytes / 1e3:.0f} kB" if nbytes < 1e6 else f"{nbytes / 1e6:.1f} MB"

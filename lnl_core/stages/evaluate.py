@@ -8,7 +8,6 @@ memory-mapped file).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +54,6 @@ from lnl_core.models.saved import SavedClassifier, load_classifier
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Metrics, Stage, StageContext
 
-log = logging.getLogger("lnl")
 CONFUSION = ("actual", "predicted", "actual_label", "predicted_label", "count")
 ROWS = ("id", "observed", "purified", "confidence", "suspicion", "true")
 
@@ -166,8 +164,8 @@ def _transition(estimates: Mapping[str, Any], classes: int) -> FloatArray | None
 def _listed(rows: PurifiedRows, names: tuple[str, ...], limit: int, plots: Path) -> None:
     """suspicious.csv: the surest suspicions first; uncertain.csv: the least sure purified labels first."""
     orders = {
-        "suspicious": np.lexsort((rows.ids.astype(str), -rows.confidence, -rows.suspicion)),
-        "uncertain": np.lexsort((rows.ids.astype(str), rows.confidence)),
+        "suspicious": np.lexsort((-rows.confidence, -rows.suspicion)),  # stable: equal rows stay in order of id
+        "uncertain": np.argsort(rows.confidence, kind="stable"),
     }
     for name, order in orders.items():
         write_csv(plots / f"{name}.csv", ROWS, [_row(rows, int(row), names) for row in order[:limit]])

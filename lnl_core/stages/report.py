@@ -7,7 +7,6 @@ metadata of purified.parquet, and one row group of encoded images at a time for 
 from __future__ import annotations
 
 import datetime
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,6 @@ from lnl_core.report.versions import versions
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import STAGE_NAMES, Metrics, Stage, StageContext
 
-log = logging.getLogger("lnl")
 GALLERIES = ("suspicious", "uncertain")
 
 
