@@ -7,13 +7,14 @@ import numpy.typing as npt
 
 
 def stratified_folds(
-    labels: npt.NDArray[np.integer], folds: int, generator: np.random.Generator
+    labels: npt.NDArray[np.integer], folds: int, shuffled: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.intp]:
-    """A fold number for each row: within each class the rows are shuffled and dealt out in turn.
+    """A fold 0..folds-1 for each row: every class is dealt out in turn, starting where the class before it ended.
 
-    Dealing goes on where the last class ended, so that small classes do not all fall into fold 0.
+    Args:
+        shuffled: a random permutation of the rows; within a class it sets the order of dealing.
     """
-    order = np.lexsort((generator.random(len(labels)), labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     fold = np.empty(len(labels), dtype=np.intp)
-    fold[order] = np.arange(len(labels)) % folds
+    fold[by_class] = np.arange(len(labels)) % folds
     return fold

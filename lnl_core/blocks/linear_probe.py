@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lnl_core.blocks.folds import stratified_folds
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe:
@@ -59,7 +61,8 @@ def probe_accuracy(
     folds: int = 5,
 ) -> float:
     """Accuracy of probes that never saw the row they are asked about: stratified cross-validation over `folds`."""
-    fold = stratified_folds(label, folds, generator).to(features.device)
+    shuffled = torch.randperm(len(label), generator=generator).numpy()
+    fold = torch.from_numpy(stratified_folds(label.cpu().numpy(), folds, shuffled)).to(features.device)
     right = 0
     for held_out in range(folds):
         rows, rest = fold == held_out, fold != held_out
@@ -67,12 +70,3 @@ def probe_accuracy(
             probe = fit_linear_probe(features[rest], label[rest], classes)
             right += int((probe.scores(features[rows]).argmax(dim=1) == label[rows]).sum())
     return right / len(label)
-
-
-def stratified_folds(label: Int[Tensor, " rows"], folds: int, generator: torch.Generator) -> Int[Tensor, " rows"]:
-    """A fold 0..folds-1 for each row; every class is dealt out evenly, starting where the class before it ended."""
-    shuffled = torch.randperm(len(label), generator=generator)
-    by_class = shuffled[torch.argsort(label.cpu()[shuffled], stable=True)]
-    fold = torch.empty(len(label), dtype=torch.long)
-    fold[by_class] = torch.arange(len(label)) % folds
-    return fold

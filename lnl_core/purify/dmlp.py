@@ -117,7 +117,8 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     """
     _check_trusted(task)
     moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
-    fold = stratified_folds(task.trusted_label, min(config.folds, len(task.trusted_label)), generator)
+    shuffled = generator.permutation(len(task.trusted_label))
+    fold = stratified_folds(task.trusted_label, min(config.folds, len(shuffled)), shuffled)
     paths = {transform: _Path.of(moments, task, transform) for transform in dict.fromkeys(config.transforms)}
     choices, curve = _search(paths, task, config, fold)
     best = min(choices, key=lambda choice: choice.loss)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lnl_core.blocks import knn
 from lnl_core.blocks.knn import knn_accuracy, knn_votes
-from lnl_core.blocks.linear_probe import fit_linear_probe, probe_accuracy, stratified_folds
+from lnl_core.blocks.linear_probe import fit_linear_probe, probe_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,6 @@ def test_cross_validated_accuracy_and_chance_level(digits: tuple[Tensor, Tensor]
     assert 0.9 < right < 1
     shuffled = label[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
     assert probe_accuracy(features, shuffled, 10, generator=torch.Generator().manual_seed(0)) < 0.25
-
-
-def test_folds_are_even_in_size_and_in_class() -> None:
-    label = torch.tensor([0] * 11 + [1] * 7 + [2] * 1)
-    fold = stratified_folds(label, 3, torch.Generator().manual_seed(0))
-    sizes = torch.bincount(fold)
-    assert sizes.max() - sizes.min() <= 1
-    for of_class in (0, 1):
-        counts = torch.bincount(fold[label == of_class], minlength=3)
-        assert counts.max() - counts.min() <= 1
 
 
 def test_two_rows_of_one_class_are_no_error() -> None:
