@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import re
 import shutil
@@ -29,10 +30,11 @@ from tasks.graph import read_graph
 REPOSITORY = Path(__file__).parents[1]
 DVC_YAML = REPOSITORY / "dvc.yaml"
 PARAMS_YAML = REPOSITORY / "params.yaml"
-CHANGED_PURIFY_SETTING = "purify.method=none"
+CHANGED_PURIFY_SETTING = "purify.dmlp.prior=uniform"
 QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml").read_text(encoding="utf-8"))
 DATA = Layout(Path("data"))
 PACKAGE_DATA = {".j2", ".css"}  # what a module may read beside itself
+HOLDS_WALL_SECONDS = {"pretrain_curve", "report"}
 CANNOT_CHANGE_A_RESULT = {"lnl_core.cli", "lnl_core.progress"}
 
 
@@ -207,7 +209,7 @@ def dvc(folder: Path, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def stages_run(output: str) -> list[str]:
@@ -228,6 +230,9 @@ def test_repro_runs_once_and_then_only_what_changed(checkout: Path) -> None:
     assert sorted(changed) == ["dvc.lock", "params.yaml"], "only the lock file is new to git"
 
     assert stages_run(dvc(checkout, "repro")) == []
+    plots = json.loads(dvc(checkout, "plots", "show", "--json"))
+    assert "errors" not in plots
+    assert sorted(plots["data"]) == ["Coverage", "Review", "SimCLR", "Training"]
 
     change_setting(checkout, CHANGED_PURIFY_SETTING)
     assert stages_run(dvc(checkout, "repro")) == ["purify", "train", "evaluate", "report"]
@@ -239,13 +244,16 @@ def test_a_stage_needs_nothing_but_its_dependencies(name: str, finished: tuple[P
     """The stage in a folder that holds its declared inputs alone gives what it gave in the full one."""
     params, full = finished
     stage, alone = stage_named(name), Layout(tmp_path)
-    for path in [getattr(full, read) for read in stage.reads] + [full.metrics(other) for other in stage.reads_metrics]:
+    tables = [getattr(full, read) for read in stage.reads]
+    for path in tables + [full.metrics(other) for other in stage.reads_metrics]:
         link = tmp_path / path.relative_to(full.root)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
     run_stage(name, params, alone)
     for written in stage.writes:
-        assert contents(getattr(alone, written)) == contents(getattr(full, written)), written
+        here, there = contents(getattr(alone, written)), contents(getattr(full, written))
+        assert here.keys() == there.keys()
+        assert written in HOLDS_WALL_SECONDS or here == there, written
 
 
 @pytest.fixture(scope="module")
