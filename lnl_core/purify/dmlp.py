@@ -60,11 +60,11 @@ class DMLPConfig(Settings):
     mode: Literal["fixed"] = "fixed"  # the closed form described above
     transforms: tuple[Transform, ...] = Field(default=("centre", "standardise"), min_length=1)
     ridge: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0, 10.0), min_length=1)  # per row, unit variance
-    max_steps: int = Field(default=256, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... up to this
+    max_steps: int = Field(default=4096, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... while the held-out loss falls
     squared_error: float = Field(default=0.0, ge=0)  # weight of the paper's squared error in L_val (Eq. 8)
     folds: int = Field(default=5, ge=2, le=50)
     eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
-    eac_epochs: int = Field(default=10, ge=0)  # 0: IPC alone
+    eac_steps: int = Field(default=1000, ge=0)  # minibatches, 10 epochs of 50,000 rows; 0: IPC alone
     eac_batch: int = Field(default=500, ge=1)  # released code: 500
     eac_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero; released code .006 then .0006
     eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
@@ -298,7 +298,7 @@ def _with_eac(
     Returns:
         The heads to mix, the out-of-fold probabilities of the mixture [m, K], eta_E, and the table of what was tried.
     """
-    if config.eac_epochs == 0:
+    if config.eac_steps == 0:
         return [ipc[-1]], best.held_out, 0.0, []
     shift, scale = moments.affine("standardise")
     rows, sample = _sample(task, config.eac_rows, generator)
@@ -345,23 +345,29 @@ def eac_heads(
     weights = torch.zeros(width, heads * classes, requires_grad=True)
     bias = torch.zeros(heads * classes, requires_grad=True)
     optimizer = torch.optim.Adam([weights, bias], lr=config.eac_lr)
-    batch = min(config.eac_batch, rows)
-    steps = config.eac_epochs * (rows // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with progress_bar("dmlp: EAC", steps) as advance:
-        for _ in range(config.eac_epochs):
-            order = torch.from_numpy(generator.permutation(rows))
-            for start in range(0, rows - batch + 1, batch):
-                picked = order[start : start + batch]
-                logits = torch.addmm(bias, x[picked], weights).view(-1, heads, classes)
-                loss = _eac_loss(logits, y[picked], config) + config.eac_weight_decay * weights.square().sum()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-                advance()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.eac_steps)
+    with progress_bar("dmlp: EAC", config.eac_steps) as advance:
+        for picked in _minibatches(rows, config.eac_batch, config.eac_steps, generator):
+            logits = torch.addmm(bias, x[picked], weights).view(-1, heads, classes)
+            loss = _eac_loss(logits, y[picked], config) + config.eac_weight_decay * weights.square().sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            advance()
     final = weights.detach().double().view(width, heads, classes).numpy()
     return final, bias.detach().double().view(heads, classes).numpy()
+
+
+def _minibatches(rows: int, batch: int, steps: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """Row numbers of `steps` minibatches: shuffled epochs, each without its incomplete tail."""
+    batch = min(batch, rows)
+    whole = rows // batch
+    for step in range(steps):
+        if step % whole == 0:
+            order = torch.from_numpy(generator.permutation(rows))
+        start = step % whole * batch
+        yield order[start : start + batch]
 
 
 def _eac_loss(logits: Tensor, targets: Tensor, config: DMLPConfig) -> Tensor:
