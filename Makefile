@@ -31,7 +31,7 @@ dev: .venv/.dev-installed ## install the test tools
 bench-digits: install ## repeat the results table of README.md over several seeds
 	@$(BIN)/python benchmarks/digits.py
 
-dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code
+dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and params.yaml from the preset
 	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
 
 # Pins that still fit are kept; `make lock UPGRADE='numpy pillow'` lets go of those, `make lock UPGRADE=.` of all.

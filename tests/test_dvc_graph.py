@@ -99,7 +99,8 @@ def expected_entry(stage: Stage) -> dict[str, Any]:
 
 
 def write_dvc_yaml() -> None:
-    """Rewrite the entries of all stages; comments and the plots section stay."""
+    """Rewrite the entries of all stages (comments and the plots section stay), and params.yaml from the preset."""
+    shutil.copyfile(REPOSITORY / "lnl_core" / "presets" / "digits.yaml", PARAMS_YAML)
     editor = YAML()
     editor.width = 120
     editor.indent(mapping=2, sequence=4, offset=2)

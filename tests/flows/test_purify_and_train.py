@@ -71,6 +71,7 @@ class Server:
             "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
             "PWD": str(REPOSITORY),  # what a shell would say; prefect.yaml reads it
@@ -111,6 +112,17 @@ class Server:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
+    def post(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the server's REST API answers."""
+        request = urllib.request.Request(
+            f"{self.environment['PREFECT_API_URL']}/{path}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            found: list[dict[str, Any]] = json.load(reply)
+        return found
+
     def healthy(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/health", timeout=2) as reply:
@@ -128,23 +140,40 @@ class Server:
         raise AssertionError(f"no healthy server after {seconds} s:\n{self.log.read_text(encoding='utf-8')}")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the work pool and the deployment of prefect.yaml."""
+    server = Server(tmp_path_factory.mktemp("prefect"))
     with server.background("server", "start", "--host", "127.0.0.1", "--port", str(server.port)) as process:
         server.wait_until_healthy(process)
+        server.prefect("work-pool", "create", "local", "--type", "process")
+        assert "purify-and-train/local" in server.prefect("deploy", "--all")
         yield server
 
 
 @pytest.mark.slow
 def test_the_deployment_runs_on_a_process_worker(server: Server, tmp_path: Path) -> None:
-    """The three commands in prefect.yaml's head."""
-    server.prefect("work-pool", "create", "local", "--type", "process")
-    assert "purify-and-train/local" in server.prefect("deploy", "--all")
+    """The commands in prefect.yaml's head."""
     overrides = json.dumps(QUICK)
     with server.background("worker", "start", "--pool", "local", "--type", "process"):
         root = ("--param", f"root={tmp_path / 'data'}", "--param", f"overrides={overrides}")
         watch = ("--watch", "--watch-interval", "1", "--watch-timeout", "240")
         server.prefect("deployment", "run", "purify-and-train/local", *root, *watch, timeout=300)
-    assert server.prefect("flow-run", "ls", "--state-type", "COMPLETED").count("purify-and-train") == 1
+    [run] = server.post("flow_runs/filter", {})
+    assert run["state_type"] == "COMPLETED"
     assert Layout(tmp_path / "data").report.exists()
+    logged = [log["message"] for log in server.post("logs/filter", {"limit": 200}) if log["name"] == "lnl"]
+    assert any(message.startswith("stage report: done") for message in logged)
+    assert {run["name"] for run in server.post("task_runs/filter", {})} >= {"prepare", "purify", "report"}
+
+
+@pytest.mark.slow
+def test_a_schedule_makes_runs(server: Server) -> None:
+    """With an SQLAlchemy outside pyproject's range the server starts, but its scheduler makes no run."""
+    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    assert server.post("flow_runs/filter", scheduled) == []
+    server.prefect("deployment", "schedule", "create", "purify-and-train/local", "--interval", "3600")
+    deadline = time.monotonic() + 60
+    while not server.post("flow_runs/filter", scheduled):
+        assert time.monotonic() < deadline, "the scheduler made no run in a minute"
+        time.sleep(0.5)
