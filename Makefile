@@ -29,7 +29,7 @@ lint: dev ## ruff and mypy
 dev: .venv/.dev-installed ## install the test tools
 
 bench-digits: install ## repeat the results table of README.md over several seeds
-	@$(BIN)/python benchmarks/digits.py
+	@$(BIN)/python benchmarks/digits.py --write README.md
 
 dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and params.yaml from the preset
 	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
