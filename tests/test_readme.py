@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -64,9 +66,9 @@ def noisy_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_purify_on_a_users_tables(noisy_digits: tuple[np.ndarray, ...], tmp_path: Path) -> None:
     features, noisy, true_label = noisy_digits
     ids = [f"image {row}" for row in range(len(noisy))]
-    pd.DataFrame({"id": ids, "feature": list(features)}).to_parquet(tmp_path / "F.parquet")
-    pd.DataFrame({"id": ids, "label": noisy}).to_csv(tmp_path / "L.csv", index=False)
-    pd.DataFrame({"id": ids[:TRUSTED], "label": true_label[:TRUSTED]}).to_csv(tmp_path / "T.csv", index=False)
+    pq.write_table(pa.table({"id": ids, "feature": list(features)}), tmp_path / "F.parquet")
+    pa_csv.write_csv(pa.table({"id": ids, "label": noisy}), tmp_path / "L.csv")
+    pa_csv.write_csv(pa.table({"id": ids[:TRUSTED], "label": true_label[:TRUSTED]}), tmp_path / "T.csv")
     [command] = commands("lnl purify")
     run(command, tmp_path)
     purified = read_purified(tmp_path / "purified.parquet")
@@ -94,7 +96,7 @@ def test_run_on_a_folder_of_images(noisy_digits: tuple[np.ndarray, ...], tmp_pat
     for name, scan in zip(names, features, strict=True):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((scan.reshape(8, 8) * 15).astype(np.uint8)).save(tmp_path / "photos" / name)
-    pd.DataFrame({"id": names[:100], "label": true_label[:100]}).to_csv(tmp_path / "trusted.csv", index=False)
+    pa_csv.write_csv(pa.table({"id": names[:100], "label": true_label[:100]}), tmp_path / "trusted.csv")
 
     [presets] = commands("lnl presets")
     command, file = presets.split(" > ")
@@ -105,7 +107,7 @@ def test_run_on_a_folder_of_images(noisy_digits: tuple[np.ndarray, ...], tmp_pat
     assert len(read_purified(tmp_path / "run" / "purify" / "purified.parquet")) == 300
     [command] = commands("lnl predict")
     run(command, tmp_path)
-    assert len(pd.read_csv(tmp_path / "predicted.csv")) == 400
+    assert len(pa_csv.read_csv(tmp_path / "predicted.csv")) == 400
 
 
 @pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/architecture.md"])
