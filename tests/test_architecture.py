@@ -6,11 +6,16 @@ import ast
 import importlib
 import itertools
 import pkgutil
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import grimp
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lnl_core.registry import Registry
 
@@ -128,6 +133,19 @@ def test_dependencies_inside_a_package_are_not_hidden_in_functions(graph: grimp.
     }
     encoders = {module for module in users if module.startswith("lnl_core.features")}  # a user's own `module:function`
     assert users - encoders <= allowed
+
+
+def test_every_imported_package_is_declared() -> None:
+    """A package that comes with another one today may not tomorrow."""
+    external = grimp.build_graph("lnl_core", "tasks", "flows", include_external_packages=True, cache_dir=None)
+    imported = {module for module in external.modules if "." not in module and external.is_module_squashed(module)}
+    imported -= set(sys.stdlib_module_names)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    owners = packages_distributions()
+    assert "torch" in imported
+    missing = {module for module in imported if declared.isdisjoint(map(canonicalize_name, owners.get(module, [])))}
+    assert not missing, f"declare {sorted(missing)} in pyproject.toml"
 
 
 def module_file(module: str) -> Path | None:
