@@ -18,8 +18,8 @@ install: .venv/.installed ## make .venv with pinned dependencies and the command
 demo: install ## run the whole chain on scikit-learn's digits and print what it found
 	@$(BIN)/lnl demo
 
-test: lint ## install the test tools, then lint, type check and run all tests
-	@$(BIN)/pytest
+test: dev ## install the test tools, then lint, type check and run all tests
+	@$(MAKE) lint || lint=failed; $(BIN)/pytest && test -z "$$lint"
 
 lint: dev ## ruff and mypy
 	@$(BIN)/ruff check --quiet .
