@@ -99,7 +99,7 @@ def table(scores: Scores, seeds: int) -> str:
     lines += [
         "",
         "All from the SimCLR encoder; the best epoch is chosen on the trusted rows. "
-        f"{np.mean(scores['seconds']):.0f} s a seed from images to scores (DivideMix, model and yardstick). {machine()}",
+        f"{np.mean(scores['seconds']):.0f} s a seed from images to scores (DivideMix, with yardstick). {machine()}",
     ]
     return "\n".join(lines)
 

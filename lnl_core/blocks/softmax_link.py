@@ -25,9 +25,9 @@ class SoftmaxLink:
 
 
 def softmax(scores: Array) -> Array:
-    """Row-wise softmax."""
-    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+    """Softmax over the last axis."""
+    exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
 
 
 def log_loss(probabilities: Array, labels: npt.NDArray[np.integer]) -> float:

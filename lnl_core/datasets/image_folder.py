@@ -57,6 +57,8 @@ class ImageFolder:
             yield read_image_file(self._root / path, name)
 
     def source_files(self) -> Sequence[str]:
+        if not self._files:
+            self.index()
         return self._files
 
     def _check_root(self) -> None:

@@ -84,7 +84,7 @@ class ParquetTable:
             yield self._bytes(ahead.pop(row), name)
 
     def source_files(self) -> Sequence[str]:
-        return [str(file) for file in self._files]
+        return [str(file) for file in self._files or _files(self._config.path)]
 
     def _measure(self) -> None:
         sizes = []

@@ -42,7 +42,7 @@ from torch import Tensor
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import Moments, Transform, accumulate, check_finite
 from lnl_core.blocks.ridge import RidgePath
-from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
+from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss, softmax
 from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import FloatArray, IntArray
@@ -60,9 +60,10 @@ class DMLPConfig(Settings):
     mode: Literal["fixed"] = "fixed"  # the closed form described above
     transforms: tuple[Transform, ...] = Field(default=("centre", "standardise"), min_length=1)
     ridge: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0, 10.0), min_length=1)  # per row, unit variance
-    max_steps: int = Field(default=4096, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... while the held-out loss falls
+    max_steps: int = Field(default=1024, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... while the held-out loss falls
     squared_error: float = Field(default=0.0, ge=0)  # weight of the paper's squared error in L_val (Eq. 8)
     folds: int = Field(default=5, ge=2, le=50)
+    held_out_rows: int = Field(default=300, ge=1)  # few trusted rows are dealt into folds anew until so many are scored
     eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
     eac_steps: int = Field(default=1000, ge=0)  # minibatches, 10 epochs of 50,000 rows; 0: IPC alone
     eac_batch: int = Field(default=500, ge=1)  # released code: 500
@@ -117,10 +118,10 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     """
     _check_trusted(task)
     moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
-    shuffled = generator.permutation(len(task.trusted_label))
-    fold = stratified_folds(task.trusted_label, min(config.folds, len(shuffled)), shuffled)
+    dealings = _dealings(task.trusted_label, config, generator)
+    fold = dealings[0]
     paths = {transform: _Path.of(moments, task, transform) for transform in dict.fromkeys(config.transforms)}
-    choices, curve = _search(paths, task, config, fold)
+    choices, curve = _search(paths, task, config, dealings)
     best = min(choices, key=lambda choice: choice.loss)
     path = paths[best.transform]
     ipc = [path.head(task, best, config, rows) for rows in _training_rows(fold)]
@@ -168,60 +169,80 @@ class _Path:
     def head(self, task: PurifyTask, choice: Choice, config: DMLPConfig, rows: Rows) -> Head:
         """w*(Y) after the chosen steps of IPC on the given trusted rows, with its link."""
         penalty = choice.ridge * self.rows
-        scores, root = self.scores(penalty)[rows], self.root(penalty)[rows]
-        labels = task.trusted_label[rows]
-        link = fit_link(scores, labels)
-        step = _step(root, link)
-        pull = list(ipc_steps(scores, root, labels, link, step, (choice.steps,), config.squared_error))[-1]
+        scores, root = self.scores(penalty), self.root(penalty)
+        run = IPCRun.of(scores, root, task.trusted_label, [rows])
+        pull = list(ipc_steps(scores, root, task.trusted_label, run, (choice.steps,), config.squared_error))[-1][0]
         # F'(Y_0 - F A^-1 F_v' S) in the basis; diag(g) / (g + lambda) is F'F A^-1 there
         shrink = self.ridge.spectrum / (self.ridge.spectrum + penalty)
-        correction = -shrink[:, None] * (self.trusted[rows].T @ pull)
+        correction = -shrink[:, None] * (self.trusted.T @ pull)
         weights = self.ridge.weights(penalty, correction)
-        return Head(shift=self.shift, scale=self.scale, weights=weights, bias=np.zeros(task.classes), link=link)
+        bias = np.zeros(task.classes)
+        return Head(shift=self.shift, scale=self.scale, weights=weights, bias=bias, link=run.links[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPCRun:
+    """Several runs of IPC side by side, each on some of the trusted rows."""
+
+    inside: npt.NDArray[np.bool_]  # [B, m] rows that run b learns from
+    links: list[SoftmaxLink]  # B
+    steps: Array  # [B] eta_I
+
+    @classmethod
+    def of(cls, scores: Array, root: Array, labels: IntArray, rows: list[Rows]) -> IPCRun:
+        """A link for each set of rows; the step is half the largest that is stable, 2 / (beta lambda_max(V V'))."""
+        small = root @ root.T if len(root) <= root.shape[1] else root.T @ root
+        largest = max(float(np.linalg.eigvalsh(small)[-1]), 1e-30)
+        inside = np.zeros((len(rows), len(labels)), dtype=bool)
+        for run, picked in enumerate(rows):
+            inside[run, picked] = True
+        links = [fit_link(scores[picked], labels[picked]) for picked in rows]
+        return cls(inside=inside, links=links, steps=np.array([2.0 / (link.beta * largest) for link in links]))
 
 
 def ipc_steps(
-    scores: Array,
-    root: Array,
-    labels: IntArray,
-    link: SoftmaxLink,
-    step: float,
-    stops: tuple[int, ...],
-    squared_error: float = 0.0,
+    scores: Array, root: Array, labels: IntArray, run: IPCRun, stops: tuple[int, ...], squared_error: float = 0.0
 ) -> Iterator[Array]:
-    """IPC in the space of the trusted scores: yields S [m, K], the summed steps, at each of the ascending `stops`.
+    """IPC in the space of the trusted scores: yields S [B, m, K], the summed steps, at each of the ascending `stops`.
 
     After p steps the noisy labels are Y_0 - F A^-1 F_v' S and the trusted scores are P_0 - V V' S.
 
     Args:
-        scores: P_0 [m, K].  root: V [m, d].  step: eta_I.
+        scores: P_0 [m, K].  root: V [m, d].
         squared_error: weight of ||P - y||^2 beside the cross-entropy of the linked scores.
     """
     onehot = np.eye(scores.shape[1])[labels]
+    beta = np.array([link.beta for link in run.links])[:, None, None]
+    bias = np.stack([link.bias for link in run.links])[:, None, :]
+    rate = run.inside[:, :, None] * run.steps[:, None, None]
+    pull = np.zeros((len(run.links), *scores.shape))
     kernel = root @ root.T if len(root) <= root.shape[1] else None
-    pull = np.zeros_like(scores)
     done = 0
     for stop in stops:
         for _ in range(stop - done):
-            moved = kernel @ pull if kernel is not None else root @ (root.T @ pull)
-            current = scores - moved
-            gradient = link(current) - onehot  # d CE / d (beta P + b); beta is absorbed by the step
+            current = scores - _moved(root, kernel, pull)
+            gradient = softmax(beta * current + bias) - onehot  # of CE by beta P + b; the step absorbs beta
             if squared_error:
-                gradient = gradient + 2 * squared_error * (current - onehot)
-            pull = pull + step * gradient
+                gradient += 2 * squared_error * (current - onehot)
+            pull = pull + rate * gradient
         done = max(done, stop)
         yield pull
 
 
-def _step(root: Array, link: SoftmaxLink) -> float:
-    """2 / (beta lambda_max(V V')): half the largest step at which gradient descent on the cross-entropy is stable."""
-    small = root @ root.T if len(root) <= root.shape[1] else root.T @ root
-    largest = float(np.linalg.eigvalsh(small)[-1])
-    return 2.0 / (link.beta * max(largest, 1e-30))
+def _moved(root: Array, kernel: Array | None, pull: Array) -> Array:
+    """V V' S for each run: [B, m, K]."""
+    return np.asarray(root @ (root.T @ pull) if kernel is None else kernel @ pull)
+
+
+def _dealings(labels: IntArray, config: DMLPConfig, generator: np.random.Generator) -> list[Rows]:
+    """Fold numbers [m], several times where the trusted rows are few: one dealing of 100 rows is mostly luck."""
+    times = max(1, round(config.held_out_rows / len(labels)))
+    folds = min(config.folds, len(labels))
+    return [stratified_folds(labels, folds, generator.permutation(len(labels))) for _ in range(min(times, 20))]
 
 
 def _search(
-    paths: Mapping[Transform, _Path], task: PurifyTask, config: DMLPConfig, fold: Rows
+    paths: Mapping[Transform, _Path], task: PurifyTask, config: DMLPConfig, dealings: list[Rows]
 ) -> tuple[list[Choice], tuple[Mapping[str, float], ...]]:
     """Cross-validate transform x ridge x steps; closed form, so a grid point costs a few thin products."""
     stops = tuple(dict.fromkeys([0, *(2**power for power in range(31) if 2**power <= config.max_steps)]))
@@ -229,20 +250,9 @@ def _search(
     with progress_bar("dmlp: cross-validation", len(paths) * len(config.ridge)) as advance:
         for transform, path in paths.items():
             for ridge in config.ridge:
-                held_out = _held_out(path, ridge * path.rows, task, stops, fold, config.squared_error)
-                for stop, probabilities in zip(stops, held_out, strict=False):
-                    loss = log_loss(probabilities, task.trusted_label)
-                    accuracy = float((probabilities.argmax(axis=1) == task.trusted_label).mean())
-                    choices.append(
-                        Choice(
-                            transform=transform,
-                            ridge=ridge,
-                            steps=stop,
-                            loss=loss,
-                            accuracy=accuracy,
-                            held_out=probabilities,
-                        )
-                    )
+                found = _held_out(path, ridge * path.rows, task, stops, dealings, config.squared_error)
+                for stop, held_out in zip(stops, found, strict=False):
+                    choices.append(_choice(transform, ridge, stop, held_out, task.trusted_label))
                 advance()
     best = min(choices, key=lambda choice: choice.loss)
     curve = tuple(
@@ -253,29 +263,34 @@ def _search(
     return choices, curve
 
 
+def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, labels: IntArray) -> Choice:
+    """Scores of one grid point from its out-of-fold probabilities [dealings, m, K]."""
+    return Choice(
+        transform=transform,
+        ridge=ridge,
+        steps=steps,
+        loss=float(np.mean([log_loss(probabilities, labels) for probabilities in held_out])),
+        accuracy=float((held_out.argmax(axis=2) == labels).mean()),
+        held_out=held_out[0],
+    )
+
+
 def _held_out(
-    path: _Path, penalty: float, task: PurifyTask, stops: tuple[int, ...], fold: Rows, squared_error: float
+    path: _Path, penalty: float, task: PurifyTask, stops: tuple[int, ...], dealings: list[Rows], squared_error: float
 ) -> list[Array]:
-    """Out-of-fold probabilities [m, K] at each stop; stops early where two further stops only made it worse."""
-    scores, root = path.scores(penalty), path.root(penalty)
-    runs, links = [], []
-    for number in range(int(fold.max()) + 1):
-        inside = fold != number
-        link = fit_link(scores[inside], task.trusted_label[inside])
-        step = _step(root[inside], link)
-        labels = task.trusted_label[inside]
-        runs.append(ipc_steps(scores[inside], root[inside], labels, link, step, stops, squared_error))
-        links.append(link)
+    """Out-of-fold probabilities [dealings, m, K] at each stop, until two further stops only made them worse."""
+    scores, root, labels = path.scores(penalty), path.root(penalty), task.trusted_label
+    outside = [(turn, fold == number) for turn, fold in enumerate(dealings) for number in range(int(fold.max()) + 1)]
+    run = IPCRun.of(scores, root, labels, [np.flatnonzero(~rows) for _, rows in outside])
     collected: list[Array] = []
     losses: list[float] = []
-    for _ in stops:
-        probabilities = np.empty_like(scores)
-        for number, (run, link) in enumerate(zip(runs, links, strict=True)):
-            inside = fold != number
-            pull = next(run)
-            probabilities[~inside] = link(scores[~inside] - root[~inside] @ (root[inside].T @ pull))
+    for pull in ipc_steps(scores, root, labels, run, stops, squared_error):
+        current = scores - _moved(root, None, pull)
+        probabilities = np.empty((len(dealings), *scores.shape))
+        for (turn, rows), link, found in zip(outside, run.links, current, strict=True):
+            probabilities[turn, rows] = link(found[rows])
         collected.append(probabilities)
-        losses.append(log_loss(probabilities, task.trusted_label))
+        losses.append(float(np.mean([log_loss(one, labels) for one in probabilities])))
         if len(losses) > 2 and min(losses[-2:]) > min(losses):
             break
     return collected

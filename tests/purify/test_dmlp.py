@@ -8,13 +8,13 @@ import torch
 
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import accumulate
-from lnl_core.blocks.softmax_link import fit_link
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError
-from lnl_core.purify.dmlp import Choice, DMLPConfig, _held_out, _Path, _step, dmlp, eac_heads, ipc_steps
+from lnl_core.purify.dmlp import Choice, DMLPConfig, IPCRun, _held_out, _Path, dmlp, eac_heads, ipc_steps
 from lnl_core.purify.task import PurifyTask
 
 CLASSES = 4
+QUICK = DMLPConfig(eac_steps=100)
 
 
 class ArrayRows:
@@ -61,8 +61,8 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     path = _path(task, transform)
     penalty, steps = 0.1 * 150, 7
     scores, root = path.scores(penalty), path.root(penalty)
-    link = fit_link(scores, task.trusted_label)
-    step = _step(root, link)
+    run = IPCRun.of(scores, root, task.trusted_label, [np.arange(40)])
+    link, step = run.links[0], float(run.steps[0])
     choice = Choice(transform=transform, ridge=0.1, steps=steps, loss=0.0, accuracy=0.0, held_out=scores)
     config = DMLPConfig(squared_error=squared_error)
     head = path.head(task, choice, config, np.arange(40))
@@ -89,7 +89,7 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     w = torch.linalg.inv(noisy.T @ noisy + penalty * torch.eye(width, dtype=torch.float64)) @ noisy.T @ y
     slow = (link.beta * (noisy @ w) + torch.tensor(link.bias)).softmax(1).numpy()
     np.testing.assert_allclose(head(task.noisy.values), slow, atol=2e-5)
-    pull = list(ipc_steps(scores, root, task.trusted_label, link, step, (steps,), squared_error))[-1]
+    pull = list(ipc_steps(scores, root, task.trusted_label, run, (steps,), squared_error))[-1][0]
     np.testing.assert_allclose(scores - root @ (root.T @ pull), (trusted @ w).numpy(), atol=2e-5)  # float32 products
 
 
@@ -97,12 +97,12 @@ def test_cross_validation_equals_training_without_the_fold() -> None:
     task, _ = clustered(rows=150, width=10, noise=0.4, seed=2)
     path = _path(task, "centre")
     fold = stratified_folds(task.trusted_label, 5, np.random.default_rng(0).permutation(40))
-    collected = _held_out(path, 15.0, task, (0, 1, 4), fold, 0.0)
-    choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0, held_out=collected[0])
+    collected = _held_out(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0)
+    choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0, held_out=collected[0][0])
     for number in range(5):
-        head = path.head(task, choice, DMLPConfig(), np.flatnonzero(fold != number))
+        head = path.head(task, choice, QUICK, np.flatnonzero(fold != number))
         outside = fold == number
-        np.testing.assert_allclose(collected[2][outside], head(task.trusted[outside]), atol=1e-5)
+        np.testing.assert_allclose(collected[2][1][outside], head(task.trusted[outside]), atol=1e-5)
 
 
 def test_eac_heads_are_independent_and_learn() -> None:
@@ -122,7 +122,7 @@ def test_eac_heads_are_independent_and_learn() -> None:
 
 def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found() -> None:
     task, truth = clustered(rows=2000, width=16, noise=0.6, seed=3)  # 45 % wrong
-    found = dmlp(task, DMLPConfig(), np.random.default_rng(0))
+    found = dmlp(task, QUICK, np.random.default_rng(0))
     before, after = (task.observed == truth).mean(), (found.posterior.argmax(axis=1) == truth).mean()
     assert before < 0.57
     assert after > 0.95
@@ -133,11 +133,11 @@ def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found(
 
 def test_batches_and_order_of_passes_do_not_matter() -> None:
     task, _ = clustered(rows=500, width=8, noise=0.5, seed=4)
-    small = dmlp(task, DMLPConfig(), np.random.default_rng(0))
+    small = dmlp(task, QUICK, np.random.default_rng(0))
     whole = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(task.noisy.values, batch=10_000)})
-    large = dmlp(whole, DMLPConfig(), np.random.default_rng(0))
+    large = dmlp(whole, QUICK, np.random.default_rng(0))
     np.testing.assert_allclose(small.posterior, large.posterior, atol=1e-4)
-    again = dmlp(task, DMLPConfig(), np.random.default_rng(0))
+    again = dmlp(task, QUICK, np.random.default_rng(0))
     assert np.array_equal(small.posterior, again.posterior)
 
 
@@ -146,8 +146,8 @@ def test_prior_of_the_noisy_rows_is_used() -> None:
     skewed = PurifyTask(
         **{**task.__dict__, "observed": np.where(task.observed == 1, 0, task.observed).astype(np.int32)}
     )
-    plain = dmlp(skewed, DMLPConfig(), np.random.default_rng(0)).posterior.mean(axis=0)
-    moved = dmlp(skewed, DMLPConfig(prior="observed"), np.random.default_rng(0)).posterior.mean(axis=0)
+    plain = dmlp(skewed, QUICK, np.random.default_rng(0)).posterior.mean(axis=0)
+    moved = dmlp(skewed, DMLPConfig(eac_steps=100, prior="observed"), np.random.default_rng(0)).posterior.mean(axis=0)
     assert moved[1] < plain[1]
 
 
@@ -165,7 +165,7 @@ def test_constant_features_carry_nothing() -> None:
     padded = np.hstack([task.noisy.values, np.full((300, 2), 7.0, dtype=np.float32)])
     trusted = np.hstack([task.trusted, np.full((40, 2), 7.0, dtype=np.float32)])
     wider = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(padded), "trusted": trusted})
-    plain, with_constants = (dmlp(one, DMLPConfig(), np.random.default_rng(0)).posterior for one in (task, wider))
+    plain, with_constants = (dmlp(one, QUICK, np.random.default_rng(0)).posterior for one in (task, wider))
     np.testing.assert_allclose(plain, with_constants, atol=1e-3)
 
 
@@ -175,14 +175,14 @@ def test_what_cannot_be_purified_says_so() -> None:
     gap = {"trusted": task.trusted[without], "trusted_label": task.trusted_label[without]}
     gap["trusted_observed"] = task.trusted_observed[without]
     with pytest.raises(ConfigError, match="first: class 2"):
-        dmlp(PurifyTask(**{**task.__dict__, **gap}), DMLPConfig(), np.random.default_rng(0))
+        dmlp(PurifyTask(**{**task.__dict__, **gap}), QUICK, np.random.default_rng(0))
     broken = task.noisy.values.copy()
     broken[17, 3] = np.nan
     with pytest.raises(ContractError, match="row 17 "):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(broken)}), DMLPConfig(), np.random.default_rng(0))
+        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(broken)}), QUICK, np.random.default_rng(0))
     flat = np.ones_like(broken)
     with pytest.raises(ContractError, match="constant"):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), DMLPConfig(), np.random.default_rng(0))
+        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), QUICK, np.random.default_rng(0))
 
 
 def _path(task: PurifyTask, transform: str) -> _Path:

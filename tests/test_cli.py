@@ -1,0 +1,63 @@
+"""The command line as a user meets it: in a process of its own, with exit codes and messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ("demo", "run", "stage", "purify", "predict", "report", "methods", "datasets", "presets")
+
+
+def lnl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lnl_core.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    found = lnl(command, "--help")
+    assert found.returncode == 0
+    assert f"lnl {command}" in found.stdout.split("Usage:")[1].split("\n", 1)[1]
+
+
+def test_lists() -> None:
+    assert "dmlp" in lnl("methods").stdout
+    assert "divide_mix" in lnl("methods").stdout
+    assert "image_folder" in lnl("datasets").stdout
+    assert "digits" in lnl("presets").stdout
+
+
+def test_a_preset_prints_as_a_params_file(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(lnl("presets", "digits").stdout)
+    found = lnl("stage", "prepare", "--root", "data", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "data" / "prepare" / "labels.parquet").exists()
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["stage", "purfy", "--params", "{params}"], 2, "did you mean 'purify'"),
+        (["stage", "purify", "--params", "{params}", "--root", "nowhere"], 3, "no such file"),
+        (["stage", "purify", "--params", "missing.yaml"], 2, "cannot read the params file"),
+        (["run"], 2, "--preset NAME or --params FILE"),
+        (["run", "--preset", "digits", "-S", "purify.dmlp.fold=3"], 2, "did you mean 'folds'"),
+        (["report", "--root", "nowhere"], 2, "no such folder"),
+        (["purify", "--features", "f", "--labels", "l", "--out", "o.parquet"], 2, "no such file"),
+        (["purify", "--features", "f"], 2, "Missing option"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_mistakes_get_one_message_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("run: {seed: 0}\n")
+    found = lnl(*(argument.format(params=params) for argument in arguments), cwd=tmp_path)
+    assert found.returncode == code, found.stderr
+    assert message in " ".join(found.stderr.split())
+    assert "Traceback" not in found.stderr
