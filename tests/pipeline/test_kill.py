@@ -1,0 +1,94 @@
+"""A run killed with SIGKILL in any stage and started again ends with the same bytes as one left in peace."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lnl_core.config import Params, load_preset
+from lnl_core.files import read_json
+from lnl_core.stages.layout import Layout
+from lnl_core.stages.stage import run_stage
+
+STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train")
+SETTINGS = [
+    "prepare.rows_per_shard=100",
+    "pretrain.simclr.epochs=4",
+    "pretrain.simclr.warmup_epochs=1",
+    "pretrain.simclr.checkpoint_every=1",
+    "pretrain.simclr.probe_every=0",
+    "model.width=8",
+    "features.batch_size=50",
+    "purify.dmlp.eac_steps=100",
+    "train.divide_mix.epochs=4",
+    "train.divide_mix.warmup_epochs=2",
+]
+# The timer starts after the imports, so the kill falls into the stage itself.
+DRIVER = """
+import os, signal, sys, threading
+from pathlib import Path
+from lnl_core.config import load_params
+from lnl_core.stages.layout import Layout
+from lnl_core.stages.stage import run_stage, stage_named
+name, params, root, seconds = sys.argv[1:]
+stage_named(name)
+timer = threading.Timer(float(seconds), lambda: os.kill(os.getpid(), signal.SIGKILL))
+timer.daemon = True
+timer.start()
+run_stage(name, load_params(Path(params)), Layout(Path(root)))
+"""
+
+
+def artefacts(paths: Layout) -> dict[str, str]:
+    """SHA-256 of every file that must not depend on when it was made."""
+    folders = [paths.images, paths.features, paths.model, paths.yardstick, paths.encoder]
+    files = [paths.source_labels, paths.truth, paths.quarantine, paths.labels, paths.purified, paths.train_curves]
+    found = [*files, *(file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file())]
+    return {str(file.relative_to(paths.root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_preset("digits", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
+    paths = Layout(tmp_path_factory.mktemp("undisturbed"))
+    for stage in STAGES:
+        run_stage(stage, params, paths)
+    return paths
+
+
+def test_same_seed_same_bytes(tmp_path: Path, params: Params, undisturbed: Layout) -> None:
+    again = Layout(tmp_path)
+    for stage in STAGES:
+        run_stage(stage, params, again)
+    assert artefacts(again) == artefacts(undisturbed)
+
+
+def test_another_seed_other_labels(tmp_path: Path, undisturbed: Layout) -> None:
+    other = Layout(tmp_path)
+    for stage in STAGES[:2]:
+        run_stage(stage, load_preset("digits", [*SETTINGS, "run.seed=1"]), other)
+    assert other.labels.read_bytes() != undisturbed.labels.read_bytes()
+
+
+def test_killed_in_every_stage_and_started_again(tmp_path: Path, params: Params, undisturbed: Layout) -> None:
+    paths, file = Layout(tmp_path / "run"), tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(params))
+    killed = 0
+    for stage in STAGES:
+        seconds = 0.5 * read_json(undisturbed.metrics(stage))[stage]["seconds"]
+        command = [sys.executable, "-c", DRIVER, stage, str(file), str(paths.root), str(seconds)]
+        killed += subprocess.run(command, check=False).returncode == -9
+        run_stage(stage, params, paths)
+        leftovers = [path.name for path in (paths.root / stage).rglob("*") if path.name.endswith(".tmp")]
+        assert not leftovers, f"{stage}: {leftovers}"
+    assert killed >= 3  # the shortest stages may be through before the timer
+    assert artefacts(paths) == artefacts(undisturbed)
