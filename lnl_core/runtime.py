@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
+import threadpoolctl
 import torch
 
 from lnl_core.config import ConfigError, RunSettings
@@ -38,7 +39,7 @@ class Runtime:
 
 
 def resolve(run: RunSettings) -> Runtime:
-    """Resolve `auto`, check that the device exists, and set torch's thread count.
+    """Resolve `auto`, check that the device exists, and set the number of threads.
 
     Raises:
         ConfigError: a CUDA device was asked for and there is none.
@@ -50,7 +51,9 @@ def resolve(run: RunSettings) -> Runtime:
         raise ConfigError(f"run.device = {run.device!r}: this machine has no CUDA device; use 'auto' or 'cpu'")
     if run.precision == "float16" and name == "cpu":
         raise ConfigError("run.precision = 'float16': only on CUDA; use 'bfloat16' or 'float32' on a CPU")
-    torch.set_num_threads(run.threads or len(os.sched_getaffinity(0)))
+    threads = run.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)  # numpy's and scipy's linear algebra, which torch's setting leaves alone
     return Runtime(
         device=torch.device(name),
         precision=run.precision,

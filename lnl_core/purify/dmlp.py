@@ -211,26 +211,27 @@ def ipc_steps(
         scores: P_0 [m, K].  root: V [m, d].
         squared_error: weight of ||P - y||^2 beside the cross-entropy of the linked scores.
     """
-    onehot = np.eye(scores.shape[1])[labels]
-    beta = np.array([link.beta for link in run.links])[:, None, None]
-    bias = np.stack([link.bias for link in run.links])[:, None, :]
-    rate = run.inside[:, :, None] * run.steps[:, None, None]
-    pull = np.zeros((len(run.links), *scores.shape))
+    rows, classes = scores.shape
+    onehot = np.eye(classes)[labels][:, None]
+    beta = np.array([link.beta for link in run.links])[None, :, None]
+    bias = np.stack([link.bias for link in run.links])[None]
+    rate = (run.inside * run.steps[:, None]).T[:, :, None]
+    pull = np.zeros((rows, len(run.links), classes))  # rows first: all runs share one product with the kernel
     kernel = root @ root.T if len(root) <= root.shape[1] else None
     done = 0
     for stop in stops:
         for _ in range(stop - done):
-            current = scores - _moved(root, kernel, pull)
+            current = scores[:, None] - _moved(root, kernel, pull.reshape(rows, -1)).reshape(pull.shape)
             gradient = softmax(beta * current + bias) - onehot  # of CE by beta P + b; the step absorbs beta
             if squared_error:
                 gradient += 2 * squared_error * (current - onehot)
-            pull = pull + rate * gradient
+            pull += rate * gradient
         done = max(done, stop)
-        yield pull
+        yield pull.transpose(1, 0, 2).copy()
 
 
 def _moved(root: Array, kernel: Array | None, pull: Array) -> Array:
-    """V V' S for each run: [B, m, K]."""
+    """V V' S: [m, n] -> [m, n]."""
     return np.asarray(root @ (root.T @ pull) if kernel is None else kernel @ pull)
 
 
@@ -285,7 +286,7 @@ def _held_out(
     collected: list[Array] = []
     losses: list[float] = []
     for pull in ipc_steps(scores, root, labels, run, stops, squared_error):
-        current = scores - _moved(root, None, pull)
+        current = [scores - _moved(root, None, one) for one in pull]
         probabilities = np.empty((len(dealings), *scores.shape))
         for (turn, rows), link, found in zip(outside, run.links, current, strict=True):
             probabilities[turn, rows] = link(found[rows])

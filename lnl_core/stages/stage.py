@@ -6,7 +6,7 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,16 +78,21 @@ def check_params(params: Params) -> None:
     Raises:
         ConfigError: every problem found, a line each.
     """
+    _check_sections(params, STAGE_NAMES)
+
+
+def _check_sections(params: Params, stages: Collection[str]) -> None:
+    """Check the names of all sections, and what stands in the shared ones and in those of `stages`."""
     problems = []
     known = (*SHARED_SECTIONS, *STAGE_NAMES)
     for section in params:
         try:
+            if section not in known:
+                raise ConfigError(unknown_name("section", section, known))
             if section in SHARED_SECTIONS:
                 parse(SHARED_SECTIONS[section], params[section], section)
-            elif section in STAGE_NAMES:
+            elif section in stages:
                 stage_named(section).settings(params[section])
-            else:
-                raise ConfigError(unknown_name("section", section, known))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -100,9 +105,12 @@ def shared_settings(params: Params) -> Shared:
 
 
 def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
-    """Run one stage: files in, files out, `metrics.json` with the stage's namespace and its wall seconds."""
-    check_params(params)
+    """Run one stage: files in, files out, `metrics.json` with the stage's namespace and its wall seconds.
+
+    Checks its own section and the shared ones; `check_params` checks them all, and imports all stages to do so.
+    """
     stage = stage_named(name)
+    _check_sections(params, (name,))
     shared = shared_settings(params)
     settings = stage.settings(params.get(name))
     context = StageContext(shared=shared, runtime=resolve(shared.run), paths=paths)
