@@ -1,6 +1,8 @@
 # make help lists the targets. All of them work below .venv and reuse what is there.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Each worker takes about 1.5 GB; a test file stays on one worker, for its tests share servers and finished runs.
+TEST_WORKERS ?= 2
 # Telemetry off for every tool that a target starts.
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -19,7 +21,7 @@ demo: install ## run the whole chain on scikit-learn's digits and print what it 
 	@$(BIN)/lnl demo
 
 test: dev ## install the test tools, then lint, type check and run all tests
-	@$(MAKE) lint || lint=failed; $(BIN)/pytest && test -z "$$lint"
+	@$(MAKE) lint || lint=failed; OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile && test -z "$$lint"
 
 lint: dev ## ruff and mypy
 	@$(BIN)/ruff check --quiet .
