@@ -31,9 +31,14 @@ def softmax(scores: Array) -> Array:
 
 
 def log_loss(probabilities: Array, labels: npt.NDArray[np.integer]) -> float:
-    """Mean of -log p(label); probabilities below 1e-12 count as 1e-12."""
+    """Mean of `row_losses`."""
+    return float(row_losses(probabilities, labels).mean())
+
+
+def row_losses(probabilities: Array, labels: npt.NDArray[np.integer]) -> Array:
+    """-log p(label) of each row [n]; probabilities below 1e-12 count as 1e-12."""
     picked = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(picked, 1e-12)).mean())
+    return np.asarray(-np.log(np.maximum(picked, 1e-12)))
 
 
 def fit_link(scores: Array, labels: npt.NDArray[np.integer]) -> SoftmaxLink:

@@ -20,11 +20,13 @@ Mode `fixed`, and where it departs from the paper:
   - L_val is the cross-entropy of calibrated scores, softmax(beta P + b) with beta and b fitted on trusted rows: one-hot
     targets against raw least-squares scores mostly demand a larger scale (noise shrinks the scores), and
     cross-validation then prefers no step at all; `squared_error` adds the paper's other term;
+  - no noisy row is predicted by a classifier that learned its own observed label: IPC by the closed leave-one-out
+    formula of ridge regression, EAC by cross-fitting. Else p(y | x) leans to that label, and the noise looks small;
   - the EAC scores are calibrated in the same way, and eta_E is cross-validated too (0 leaves EAC out);
   - the purified label is the mode of p(y | x) T[y, observed]: the observed label is evidence.
 
-Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities; features
-stream twice.
+Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities. Features stream
+three times (moments, sample, labels), once less without EAC.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from torch import Tensor
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import Moments, Transform, accumulate, check_finite
 from lnl_core.blocks.ridge import RidgePath
-from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss, softmax
+from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss, row_losses, softmax
 from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import FloatArray, IntArray
@@ -70,6 +72,7 @@ class DMLPConfig(Settings):
     eac_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero; released code .006 then .0006
     eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
     eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
+    eac_splits: int = Field(default=4, ge=2, le=20)  # cross-fitting: a row is predicted by the head of the other splits
     eac_mix: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)  # eta_E of Eq. 11
     prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
 
@@ -84,11 +87,35 @@ class Head:
     bias: Array  # [K]
     link: SoftmaxLink
 
-    def __call__(self, features: FloatArray) -> Array:
-        """[b, d] -> [b, K] probabilities."""
+    def scores(self, features: FloatArray) -> Array:
+        """[b, d] -> [b, K] before the link."""
         folded = (self.scale[:, None] * self.weights).astype(np.float32)
         constant = self.bias - (self.shift * self.scale) @ self.weights
-        return self.link(features @ folded + constant)
+        return np.asarray(features @ folded + constant)
+
+    def __call__(self, features: FloatArray) -> Array:
+        """[b, d] -> [b, K] probabilities."""
+        return self.link(self.scores(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPCHead(Head):
+    """Ridge regression on IPC's labels, which can leave out the row it is asked about."""
+
+    basis: Array  # [d, d] Q of the Gram matrix
+    inverse: Array  # [d] 1 / (g + lambda)
+    moved: Array  # [d, K] IPC moved the label of row x by -(Q'x)' moved
+    label_mean: Array  # [K]
+
+    def without_own_label(self, features: FloatArray, observed: IntArray) -> Array:
+        """[b, K] probabilities of noisy rows, each by the regression on all other rows.
+
+        s_-i = (s_i - h_i y_i) / (1 - h_i) with leverage h_i = x_i' A^-1 x_i and the row's label y_i after IPC.
+        """
+        rotated = ((features - self.shift) * self.scale).astype(np.float32) @ self.basis.astype(np.float32)
+        leverage = np.minimum(np.square(rotated) @ self.inverse, 0.999)[:, None]
+        own = np.eye(len(self.label_mean))[observed] - self.label_mean - rotated @ self.moved
+        return self.link((self.scores(features) - leverage * own) / (1 - leverage))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +152,8 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     best = min(choices, key=lambda choice: choice.loss)
     path = paths[best.transform]
     ipc = [path.head(task, best, config, rows) for rows in _training_rows(fold)]
-    heads, held_out, eta, mixes = _with_eac(ipc, best, task, moments, config, fold, generator)
-    probabilities = _predict(heads, eta, task)
+    eac, held_out, eta, mixes = _with_eac(ipc, best, task, moments, config, fold, generator)
+    probabilities = _predict(ipc[-1], eac, eta, task)
     probabilities = _with_prior(probabilities, task, config.prior)
     transition = estimate_transition(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
@@ -166,18 +193,25 @@ class _Path:
         """V [m, d] with K = V V' = F_v A^-1 F'F A^-1 F_v'."""
         return self.trusted * (np.sqrt(self.ridge.spectrum) / (self.ridge.spectrum + penalty))
 
-    def head(self, task: PurifyTask, choice: Choice, config: DMLPConfig, rows: Rows) -> Head:
+    def head(self, task: PurifyTask, choice: Choice, config: DMLPConfig, rows: Rows) -> IPCHead:
         """w*(Y) after the chosen steps of IPC on the given trusted rows, with its link."""
         penalty = choice.ridge * self.rows
         scores, root = self.scores(penalty), self.root(penalty)
         run = IPCRun.of(scores, root, task.trusted_label, [rows])
         pull = list(ipc_steps(scores, root, task.trusted_label, run, (choice.steps,), config.squared_error))[-1][0]
-        # F'(Y_0 - F A^-1 F_v' S) in the basis; diag(g) / (g + lambda) is F'F A^-1 there
-        shrink = self.ridge.spectrum / (self.ridge.spectrum + penalty)
-        correction = -shrink[:, None] * (self.trusted.T @ pull)
-        weights = self.ridge.weights(penalty, correction)
-        bias = np.zeros(task.classes)
-        return Head(shift=self.shift, scale=self.scale, weights=weights, bias=bias, link=run.links[0])
+        inverse = 1.0 / (self.ridge.spectrum + penalty)
+        moved = inverse[:, None] * (self.trusted.T @ pull)  # Q'A^-1 F_v' S
+        return IPCHead(
+            shift=self.shift,
+            scale=self.scale,
+            weights=self.ridge.weights(penalty, -self.ridge.spectrum[:, None] * moved),
+            bias=np.zeros(task.classes),
+            link=run.links[0],
+            basis=self.ridge.basis,
+            inverse=inverse,
+            moved=moved,
+            label_mean=self.label_mean,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,64 +334,107 @@ def _held_out(
 # --- EAC ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class EAC:
+    """Cross-fitted heads: head j learned from the sampled rows outside split j."""
+
+    heads: list[Head]
+    split: npt.NDArray[np.int8]  # [n] split of a row; -1 where it was not sampled, so any head may predict it
+
+    def __call__(self, features: FloatArray, rows: slice) -> Array:
+        """[b, K] probabilities of the noisy rows `rows`."""
+        found = np.stack([head(features) for head in self.heads])
+        split = self.split[rows]
+        chosen = found[np.maximum(split, 0), np.arange(len(split))]
+        return np.where((split < 0)[:, None], found.mean(axis=0), chosen)
+
+
 def _with_eac(
-    ipc: list[Head],
+    ipc: list[IPCHead],
     best: Choice,
     task: PurifyTask,
     moments: Moments,
     config: DMLPConfig,
     fold: Rows,
     generator: np.random.Generator,
-) -> tuple[list[Head], Array, float, list[dict[str, float]]]:
-    """Train EAC per fold and on all trusted rows; choose eta_E by the held-out log-loss of the mixture.
+) -> tuple[EAC | None, Array, float, list[dict[str, float]]]:
+    """Train EAC per fold and cross-fitted; choose eta_E by the held-out log-loss of the mixture.
 
     Returns:
-        The heads to mix, the out-of-fold probabilities of the mixture [m, K], eta_E, and the table of what was tried.
+        EAC, the out-of-fold probabilities of the mixture [m, K], eta_E, and the table of what was tried.
     """
     if config.eac_steps == 0:
-        return [ipc[-1]], best.held_out, 0.0, []
+        return None, best.held_out, 0.0, []
     shift, scale = moments.affine("standardise")
     rows, sample = _sample(task, config.eac_rows, generator)
-    targets = [
-        _targets(head, sample, task, rows, inside) for head, inside in zip(ipc, _training_rows(fold), strict=True)
-    ]
+    split = generator.permutation(np.arange(len(rows)) % config.eac_splits)
+    folds = _training_rows(fold)
+    targets = [_targets(head, sample, task, rows, inside) for head, inside in zip(ipc, folds, strict=True)]
+    targets += [targets[-1]] * (config.eac_splits - 1)
+    takes_part = np.ones((len(rows), len(targets)), dtype=np.float32)
+    takes_part[:, len(ipc) - 1 :] = split[:, None] != np.arange(config.eac_splits)
     standard = ((sample - shift) * scale).astype(np.float32)
-    weights, bias = eac_heads(standard, np.stack(targets, axis=1), config, generator)
+    weights, bias = eac_heads(standard, np.stack(targets, axis=1), takes_part, config, generator)
+    folds += [folds[-1]] * (config.eac_splits - 1)
     trusted = ((task.trusted.astype(np.float64) - shift) * scale) @ weights.transpose(1, 0, 2) + bias[:, None]
+    links = [fit_link(one[inside], task.trusted_label[inside]) for one, inside in zip(trusted, folds, strict=True)]
     held_out = np.empty_like(best.held_out)
-    heads: list[Head] = []
-    for number, inside in enumerate(_training_rows(fold)):
-        link = fit_link(trusted[number][inside], task.trusted_label[inside])
-        outside = fold == number
-        held_out[outside] = link(trusted[number][outside])
-        heads.append(Head(shift=shift, scale=scale, weights=weights[:, number], bias=bias[number], link=link))
-    mixtures = {eta: (1 - eta) * best.held_out + eta * held_out for eta in config.eac_mix}
-    losses = {eta: log_loss(mixture, task.trusted_label) for eta, mixture in mixtures.items()}
-    eta = min(losses, key=lambda value: losses[value])
+    for number in range(len(ipc) - 1):
+        held_out[fold == number] = links[number](trusted[number][fold == number])
+    heads = [
+        Head(shift=shift, scale=scale, weights=weights[:, number], bias=bias[number], link=links[number])
+        for number in range(len(ipc) - 1, len(links))
+    ]
+    eta, mixture, table = _mix(best.held_out, held_out, task.trusted_label, config.eac_mix)
+    of_row = np.full(task.noisy.shape[0], -1, dtype=np.int8)
+    of_row[rows] = split
+    return EAC(heads=heads, split=of_row), mixture, eta, table
+
+
+def _mix(
+    ipc: Array, eac: Array, labels: IntArray, etas: tuple[float, ...]
+) -> tuple[float, Array, list[dict[str, float]]]:
+    """eta_E by held-out log-loss, its mixture [m, K], and a record for each that was tried.
+
+    Few trusted rows cannot tell the mixtures apart: of those within one standard error of the best (of the paired
+    difference), the one nearest to an even mixture is taken.
+    """
+    mixtures = {eta: (1 - eta) * ipc + eta * eac for eta in etas}
+    each = {eta: row_losses(mixture, labels) for eta, mixture in mixtures.items()}
+    losses = {eta: float(loss.mean()) for eta, loss in each.items()}
+    least = min(losses, key=lambda eta: losses[eta])
+    behind = {eta: loss - each[least] for eta, loss in each.items()}
+    close = [eta for eta, more in behind.items() if more.mean() <= more.std() / np.sqrt(len(more))]
+    best = min(close, key=lambda eta: (abs(eta - 0.5), losses[eta]))
     table = [
         {
-            "eta_E": value,
-            "held_out_loss": round(losses[value], 5),
-            "held_out_accuracy": round(float((mixture.argmax(axis=1) == task.trusted_label).mean()), 5),
+            "eta_E": eta,
+            "held_out_loss": round(losses[eta], 5),
+            "held_out_accuracy": round(float((mixture.argmax(axis=1) == labels).mean()), 5),
         }
-        for value, mixture in mixtures.items()
+        for eta, mixture in mixtures.items()
     ]
-    return [ipc[-1], heads[-1]], mixtures[eta], eta, table
+    return best, mixtures[best], table
 
 
 def eac_heads(
-    features: FloatArray, targets: FloatArray, config: DMLPConfig, generator: np.random.Generator
+    features: FloatArray,
+    targets: FloatArray,
+    takes_part: FloatArray,
+    config: DMLPConfig,
+    generator: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Eq. 10 for several target sets at once: one stream of minibatches trains H independent linear heads.
 
     Args:
         features: [s, d] standardised.  targets: [s, H, K] soft labels.
+        takes_part: [s, H] 1 where a head learns from a row, 0 where it does not.
     Returns:
         weights [d, H, K], biases [H, K].
     """
     rows, width = features.shape
     _, heads, classes = targets.shape
-    x, y = torch.from_numpy(features), torch.from_numpy(targets)
+    x, y, part = torch.from_numpy(features), torch.from_numpy(targets), torch.from_numpy(takes_part)
     weights = torch.zeros(width, heads * classes, requires_grad=True)
     bias = torch.zeros(heads * classes, requires_grad=True)
     optimizer = torch.optim.Adam([weights, bias], lr=config.eac_lr)
@@ -365,7 +442,8 @@ def eac_heads(
     with progress_bar("dmlp: EAC", config.eac_steps) as advance:
         for picked in _minibatches(rows, config.eac_batch, config.eac_steps, generator):
             logits = torch.addmm(bias, x[picked], weights).view(-1, heads, classes)
-            loss = _eac_loss(logits, y[picked], config) + config.eac_weight_decay * weights.square().sum()
+            loss = _eac_loss(logits, y[picked], part[picked], config)
+            loss = loss + config.eac_weight_decay * weights.square().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -386,13 +464,13 @@ def _minibatches(rows: int, batch: int, steps: int, generator: np.random.Generat
         yield order[start : start + batch]
 
 
-def _eac_loss(logits: Tensor, targets: Tensor, config: DMLPConfig) -> Tensor:
-    """Cross-entropy plus `eac_entropy` times the entropy of the predictions, summed over heads."""
+def _eac_loss(logits: Tensor, targets: Tensor, takes_part: Tensor, config: DMLPConfig) -> Tensor:
+    """Cross-entropy plus `eac_entropy` times the entropy of the predictions; a mean over rows, summed over heads."""
     logs = logits.log_softmax(dim=-1)
     loss = -(targets * logs).sum(dim=-1)
     if config.eac_entropy:
         loss = loss - config.eac_entropy * (logs.exp() * logs).sum(dim=-1)
-    return loss.mean(dim=0).sum()
+    return ((loss * takes_part).sum(dim=0) / takes_part.sum(dim=0).clamp(min=1)).sum()
 
 
 def _sample(task: PurifyTask, most: int, generator: np.random.Generator) -> tuple[Rows, FloatArray]:
@@ -406,10 +484,10 @@ def _sample(task: PurifyTask, most: int, generator: np.random.Generator) -> tupl
     return rows, features
 
 
-def _targets(head: Head, sample: FloatArray, task: PurifyTask, rows: Rows, inside: Rows) -> FloatArray:
+def _targets(head: IPCHead, sample: FloatArray, task: PurifyTask, rows: Rows, inside: Rows) -> FloatArray:
     """IPC's corrected labels of the sample [s, K]: the posterior, with T from this fold's trusted rows only."""
-    probabilities = head(sample)
     observed = task.observed[rows]
+    probabilities = head.without_own_label(sample, observed)
     transition = estimate_transition(
         probabilities,
         observed,
@@ -422,12 +500,12 @@ def _targets(head: Head, sample: FloatArray, task: PurifyTask, rows: Rows, insid
 # --- the last pass -----------------------------------------------------------------------------------------------
 
 
-def _predict(heads: list[Head], eta: float, task: PurifyTask) -> FloatArray:
+def _predict(ipc: IPCHead, eac: EAC | None, eta: float, task: PurifyTask) -> FloatArray:
     """p(y | x) [n, K] of the mixture (1 - eta) IPC + eta EAC, streamed."""
-    shares = [1 - eta, eta][: len(heads)]
     probabilities = np.empty((task.noisy.shape[0], task.classes), dtype=np.float32)
     for rows, features in task.noisy.batches():
-        probabilities[rows] = sum(share * head(features) for share, head in zip(shares, heads, strict=True) if share)
+        found = 0.0 if eta == 1 else (1 - eta) * ipc.without_own_label(features, task.observed[rows])
+        probabilities[rows] = found if eac is None or eta == 0 else found + eta * eac(features, rows)
     return probabilities
 
 

@@ -111,13 +111,49 @@ def test_eac_heads_are_independent_and_learn() -> None:
     label = (features[:, 0] > 0).astype(int)
     targets = np.stack([np.eye(2, dtype=np.float32)[label], np.eye(2, dtype=np.float32)[1 - label]], axis=1)
     config = DMLPConfig(eac_steps=120, eac_batch=100, eac_lr=0.05, eac_weight_decay=0.0)
-    weights, bias = eac_heads(features, targets, config, np.random.default_rng(1))
-    alone, _ = eac_heads(features, targets[:, :1], config, np.random.default_rng(1))
+    every = np.ones((600, 2), dtype=np.float32)
+    weights, bias = eac_heads(features, targets, every, config, np.random.default_rng(1))
+    alone, _ = eac_heads(features, targets[:, :1], every[:, :1], config, np.random.default_rng(1))
     np.testing.assert_allclose(weights[:, :1], alone, atol=1e-5)
     right = ((features @ weights[:, 0] + bias[0]).argmax(axis=1) == label).mean()
     wrong = ((features @ weights[:, 1] + bias[1]).argmax(axis=1) == label).mean()
     assert right > 0.97
     assert wrong < 0.03
+
+
+def test_eac_learns_nothing_from_a_row_that_takes_no_part() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 5)).astype(np.float32)
+    targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, 200)][:, None]
+    part = np.ones((200, 1), dtype=np.float32)
+    part[7] = 0
+    changed = targets.copy()
+    changed[7] = 1 - changed[7]
+    config = DMLPConfig(eac_steps=30, eac_batch=50)
+    one, other = (eac_heads(features, y, part, config, np.random.default_rng(1))[0] for y in (targets, changed))
+    assert np.array_equal(one, other)
+
+
+def test_a_noisy_row_is_predicted_without_its_own_label() -> None:
+    task, _ = clustered(rows=60, width=8, noise=0.5, seed=8)
+    path = _path(task, "standardise")
+    choice = Choice(transform="standardise", ridge=0.05, steps=3, loss=0.0, accuracy=0.0, held_out=np.zeros(1))
+    head = path.head(task, choice, QUICK, np.arange(40))
+    x = (task.noisy.values - path.shift) * path.scale
+    y = np.eye(CLASSES)[task.observed] - path.label_mean - x @ path.ridge.basis @ head.moved
+    found = head.without_own_label(task.noisy.values, task.observed)
+    for row in range(0, 60, 7):
+        others = np.arange(60) != row
+        gram = x[others].T @ x[others] + 0.05 * 60 * np.eye(8)
+        slow = head.link((x[row] @ np.linalg.solve(gram, x[others].T @ y[others]))[None])
+        np.testing.assert_allclose(found[row], slow[0], atol=1e-4)
+
+
+def test_noise_is_not_underestimated_where_features_are_many() -> None:
+    task, truth = clustered(rows=600, width=200, noise=0.8, seed=9)  # 60 % wrong; in-sample scores repeat the noise
+    found = dmlp(task, DMLPConfig(), np.random.default_rng(0))
+    wrong = (task.observed != truth).mean()
+    assert abs(found.metrics["noise_rate"] - wrong) < 0.08
 
 
 def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found() -> None:
