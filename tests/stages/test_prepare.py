@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ from lnl_core.stages.layout import Layout
 from lnl_core.stages.prepare import STAGE
 from lnl_core.stages.stage import Shared, StageContext
 
-CIFAR10_N = Path(__file__).parents[3] / "shared" / "data" / "cifar10.parquet"
+DATA = Path(os.environ.get("LNL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+CIFAR10_N = DATA / "cifar10.parquet"
 
 
 def prepare(root: Path, seed: int = 0, **section: Any) -> tuple[Layout, dict[str, Any]]:
