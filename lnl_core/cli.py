@@ -295,12 +295,14 @@ def _purify_summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in rows:
         table.add_row(escape(key), escape(value))
-    Console(width=None if sys.stdout.isatty() else 120).print(table, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(f"[italic]{escape(title)}[/italic]", highlight=False, soft_wrap=True)
+    console.print(table, highlight=False)
 
 
 def _print_registry(title: str, registry: Registry[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging.handlers import APILogHandler
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
@@ -35,6 +36,17 @@ async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]
 )
 async def stage_task(stage: str, workspace: Workspace) -> Mapping[str, Any]:
     """Run one stage in `workspace` on a thread, so that Prefect's heartbeat and cancellation stay alive."""
-    # prefect.toml hands this logger to Prefect; without a level the root's WARNING would apply.
-    logging.getLogger("lnl").setLevel(logging.INFO)
+    send_logs_to_prefect()
     return await asyncio.to_thread(workspace.run, stage)
+
+
+def send_logs_to_prefect() -> None:
+    """What logger `lnl` says becomes the log of the task run in whose context it is said; outside a run it stays here.
+
+    Prefect's setting `extra_loggers` does the same, but only where prefect.toml is found and nothing has since replaced
+    the logger's handlers.
+    """
+    log = logging.getLogger("lnl")
+    log.setLevel(logging.INFO)  # without a level the root's WARNING would apply
+    if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
+        log.addHandler(APILogHandler())

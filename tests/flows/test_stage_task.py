@@ -75,7 +75,8 @@ def test_a_broken_setting_or_table_is_not_tried_again(error: Exception) -> None:
     assert workspace.calls == 1
 
 
-def test_the_stages_log_is_the_runs_log() -> None:
+def test_the_stages_log_is_the_runs_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("lnl"), "handlers", [])  # whatever ran before in this process
     _, run_id = asyncio.run(run_one(Scripted()))
 
     async def messages() -> list[str]:
