@@ -36,7 +36,8 @@ def digits(classes: int, noise: float) -> tuple[PurifyTask, np.ndarray]:
 
 def run(name: str, task: PurifyTask, seed: int = 0) -> Purified:
     names = tuple(map(str, range(task.classes)))
-    return purify(name, PURIFIERS.get(name).config(), task, string_ids([str(row) for row in range(240)]), names, seed)[0]
+    ids = string_ids([str(row) for row in range(240)])
+    return purify(name, PURIFIERS.get(name).config(), task, ids, names, seed)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
