@@ -74,9 +74,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Params:
     """A whole params file that ships in `lnl_core/presets`."""
     known = preset_names()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown preset {name!r}{hint} (known: {', '.join(known)})")
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, known)}")
     text = resources.files("lnl_core").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     return apply_overrides(_parse_yaml(text, f"preset {name}"), overrides)
 
@@ -140,9 +138,14 @@ def _explain(settings: type[Settings], problem: Any, where: str) -> str:
     if problem["type"] != "extra_forbidden":
         return f"{key} = {problem['input']!r}: {problem['msg']}"
     known = sorted(_fields_at(settings, path[:-1]))
-    near = difflib.get_close_matches(path[-1], known, n=1)
+    return f"{key}: unknown setting{nearest(path[-1], known)}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'dmlp'? (known: dmlp, ...)`: the end of every message about an unknown name."""
+    near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{key}: unknown setting{hint} (known: {', '.join(known)})"
+    return f"{hint} (known: {', '.join(known)})"
 
 
 def _fields_at(settings: type[BaseModel], path: list[str]) -> list[str]:

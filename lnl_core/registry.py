@@ -6,14 +6,13 @@ forget. Each file registers itself with a name, a frozen config class and one li
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lnl_core.config import ConfigError, Settings
+from lnl_core.config import ConfigError, Settings, nearest
 
 T = TypeVar("T")
 
@@ -77,7 +76,4 @@ class Registry(Generic[T]):
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """`unknown purifier 'dmpl'; did you mean 'dmlp'? (known: dmlp, ...)`."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"
+    return f"unknown {kind} {name!r}{nearest(name, sorted(known))}"

@@ -24,9 +24,10 @@ class RidgePath:
         return cls(basis=basis, spectrum=np.maximum(spectrum, 0.0), cross=basis.T @ cross)
 
     def weights(self, penalty: float, correction: Array | None = None) -> Array:
-        """(G + penalty I)^-1 (F'Y + G' correction part): [d, K] in the original coordinates.
+        """(G + penalty I)^-1 (F'Y + Q correction): [d, K] in the original coordinates.
 
-        `correction` [d, K] is added to F'Y in the coordinates of the basis.
+        Args:
+            correction: [d, K] what is added to Q'F'Y, in the coordinates of the basis.
         """
         right = self.cross if correction is None else self.cross + correction
         return np.asarray(self.basis @ (right / (self.spectrum + penalty)[:, None]))
