@@ -26,6 +26,7 @@ class Entry(Generic[T]):
     config: type[Settings]
     summary: str
     source: str  # paper or data set reference, one line; empty where there is none
+    needs_trusted: bool = False  # a purifier that cannot work without a trusted set
 
 
 class Registry(Generic[T]):
@@ -37,12 +38,16 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
-    def register(self, name: str, *, config: type[Settings], summary: str, source: str = "") -> Callable[[T], T]:
+    def register(
+        self, name: str, *, config: type[Settings], summary: str, source: str = "", needs_trusted: bool = False
+    ) -> Callable[[T], T]:
         """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`."""
 
         def add(make: T) -> T:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
-            self._entries[name] = Entry(name=name, make=make, config=config, summary=summary, source=source)
+            self._entries[name] = Entry(
+                name=name, make=make, config=config, summary=summary, source=source, needs_trusted=needs_trusted
+            )
             return make
 
         return add

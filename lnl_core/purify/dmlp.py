@@ -135,6 +135,7 @@ class Choice:
     config=DMLPConfig,
     summary="decoupled meta label purifier: closed-form label correction on frozen features (needs trusted rows)",
     source="Tu et al., CVPR 2023",
+    needs_trusted=True,
 )
 def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -> Purification:
     """Purify the observed labels of `task`.
