@@ -1,0 +1,112 @@
+"""EMLC's two networks: the teacher that corrects labels, and the student that learns from them.
+
+Keren Taraday, Baskin, "Enhanced Meta Label Correction for Coping with Label Corruption", ICCV 2023, Sec. 3.6, Fig. 3.
+Neither knows what its backbone reads: `nn.Identity` (or one hidden layer) for cached features, an encoder for images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+LABEL_EMBEDDING = 128  # width of the label embedding and of the gate's hidden layer: released code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """What the teacher says of a batch of observed labels."""
+
+    logits: Float[Tensor, "batch classes"]  # of its own classifier, which does not see the observed label
+    gate_logit: Float[Tensor, " batch"]  # log-odds that the observed label is right
+    soft_label: Float[Tensor, "batch classes"]  # q; rows sum to 1
+
+    @property
+    def gate(self) -> Float[Tensor, " batch"]:
+        """w in (0, 1): how far the observed label is trusted."""
+        return self.gate_logit.sigmoid()
+
+
+class Teacher(nn.Module):
+    """q(y | x, observed) = w onehot(observed) + (1 - w) softmax(classifier(h)), w = gate(h, embedding(observed)).
+
+    Args:
+        backbone: inputs [batch, ...] to representations h [batch, width].
+        width: of the representation.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int, embedding: int = LABEL_EMBEDDING) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(width, classes)
+        self.embedding = nn.Embedding(classes, embedding)
+        self.gate = nn.Sequential(nn.Linear(width + embedding, embedding), nn.ReLU(), nn.Linear(embedding, 1))
+
+    def forward(self, inputs: Tensor, observed: Int[Tensor, " batch"]) -> Correction:
+        """The correction of the observed labels of `inputs`."""
+        representation = self.backbone(inputs)
+        logits = self.classifier(representation)
+        return self.correct(representation, logits, observed)
+
+    def correct(
+        self,
+        representation: Float[Tensor, "batch width"],
+        logits: Float[Tensor, "batch classes"],
+        observed: Int[Tensor, " batch"],
+    ) -> Correction:
+        """The gate's part alone: other observed labels of the same rows cost no second pass through the backbone."""
+        gate_logit = self.gate(torch.cat([representation, self.embedding(observed)], dim=1)).squeeze(1)
+        weight = gate_logit.float().sigmoid().unsqueeze(1)
+        onehot = nn.functional.one_hot(observed, logits.shape[1]).to(weight.dtype)
+        soft_label = weight * onehot + (1 - weight) * logits.float().softmax(dim=1)
+        return Correction(logits=logits, gate_logit=gate_logit, soft_label=soft_label)
+
+
+class Student(nn.Module):
+    """A backbone with a linear classifier; `forward` gives logits [batch, classes]."""
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, inputs: Tensor) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.classifier(self.backbone(inputs))
+        return logits
+
+
+def feature_backbone(features: int, hidden: int) -> tuple[nn.Module, int]:
+    """(backbone, width) for cached features [batch, features]: the identity, or one hidden layer where `hidden` > 0."""
+    if hidden == 0:
+        return nn.Identity(), features
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU()), hidden
+
+
+def gate_loss(teacher_says: Correction, corrupted: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """L_BCE of Eq. 12: the gate must be open where the label it was fed is right, shut where it was corrupted (1)."""
+    return nn.functional.binary_cross_entropy_with_logits(teacher_says.gate_logit.float(), 1 - corrupted)
+
+
+def corrupt_half(
+    label: Int[Tensor, " batch"],
+    logits: Float[Tensor, "batch classes"],
+    how: str,
+    generator: torch.Generator,
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Artificial noise on half of a trusted batch (Sec. 3.6): (labels to feed the gate, 1 where they are wrong).
+
+    `random`: a class drawn uniformly and independently, which hits the true one once in K times: such a row is not
+    corrupted and counts as clean. `adversarial`: the strongest wrong prediction of the teacher's classifier.
+    """
+    rows = len(label)
+    if how == "random":
+        drawn = torch.randint(logits.shape[1], (rows,), generator=generator).to(label.device)
+    else:
+        wrong = logits.detach().scatter(1, label.unsqueeze(1), float("-inf"))
+        drawn = wrong.argmax(dim=1)
+    picked = torch.zeros(rows, dtype=torch.bool)
+    picked[torch.randperm(rows, generator=generator)[: rows // 2]] = True
+    fed = torch.where(picked.to(label.device), drawn, label)
+    return fed, (fed != label).float()
