@@ -11,6 +11,7 @@ from lnl_core import __version__
 from lnl_core.config import Settings
 from lnl_core.contracts import Ids, Purified
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.check import checked
 from lnl_core.purify.task import PurifyTask
 from lnl_core.runtime import seed_for
 
@@ -24,7 +25,9 @@ def purify(
         The rows of purified.parquet and the metrics.
     """
     generator = np.random.default_rng(seed_for(seed, "purify", method))
-    found = PURIFIERS.get(method).make(task, config, generator)
+    entry = PURIFIERS.get(method)
+    task = checked(method, task, ids, needs_trusted=entry.needs_trusted)
+    found = entry.make(task, config, generator)
     label = found.posterior.argmax(axis=1).astype(np.int32)
     about = {"method": method, "settings": config.model_dump(mode="json"), "seed": seed, "version": __version__}
     purified = Purified(
