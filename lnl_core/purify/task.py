@@ -51,6 +51,7 @@ class Purification:
     caller to fit it again on folds."""
 
 
+@runtime_checkable
 class Purifier(Protocol):
     """`(task, config, generator) -> Purification`."""
 

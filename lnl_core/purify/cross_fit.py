@@ -1,0 +1,167 @@
+"""What a purifier says of trusted rows that it has not seen the verified labels of.
+
+Everything that is promised about purified labels (their confidence, the routes, the choice between methods) is measured
+on trusted rows that were treated as noisy ones: known to the method by their features and their observed label alone.
+Most methods hand such answers over themselves. The others are fitted again, once a fold, with the trusted rows of the
+fold moved among the noisy rows under their observed label. The features stream as before; a fold adds its own rows.
+
+A trusted row whose observed label nobody knows is given one, drawn from the estimated p(observed | true). The draw
+stands for what the source would have said; such rows are marked, for no promise about the source can rest on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lnl_core.blocks.folds import stratified_folds
+from lnl_core.blocks.transition import posterior
+from lnl_core.config import Settings
+from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
+from lnl_core.purify.task import FeatureRows, Purification, Purifier, PurifyTask
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedAnswers:
+    """A purifier's out-of-fold answers on the trusted rows that can be judged; all arrays have a row each."""
+
+    posterior: FloatArray  # [s, K] p(true | features, observed)
+    label: IntArray  # [s] verified
+    observed: IntArray  # [s] what the source had said
+    simulated: BoolArray  # [s] the observed label is a draw from the estimated transition matrix
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def purified(self) -> IntArray:
+        """[s] the label that the purifier would have written."""
+        return np.asarray(self.posterior.argmax(axis=1), dtype=np.int32)
+
+    @property
+    def right(self) -> BoolArray:
+        """[s] is it the verified one?"""
+        return np.asarray(self.purified == self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedRows:
+    """Streamed rows followed by a few held ones; the `FeatureRows` of a fold."""
+
+    first: FeatureRows  # [n, d]
+    then: FloatArray  # [h, d]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        rows, width = self.first.shape
+        return (rows + len(self.then), width)
+
+    def batches(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Contiguous ranges with their features [b, d]."""
+        yield from self.first.batches()
+        if len(self.then):
+            yield slice(self.first.shape[0], self.shape[0]), self.then
+
+
+def trusted_answers(
+    make: Purifier,
+    config: Settings,
+    task: PurifyTask,
+    found: Purification,
+    generator: np.random.Generator,
+    *,
+    folds: int,
+    transition: Array | None = None,
+) -> TrustedAnswers | None:
+    """Out-of-fold answers: the method's own, or those of `folds` further fits.
+
+    Args:
+        found: the method's answer with the whole trusted set.
+        folds: further fits of a method that gives no `trusted_posterior`; below 2: none, and no answers.
+        transition: [K, K] to draw unknown observed labels from; by default the one that `found` implies.
+    Returns:
+        None without trusted rows, or where the method has no answer for any.
+    """
+    if len(task.trusted_label) == 0 or (found.trusted_posterior is None and folds < 2):
+        return None
+    if transition is None:
+        transition = implied_transition(found.posterior, task.observed)
+    simulated = task.trusted_observed == NO_LABEL
+    drawn = draw_observed(task.trusted_label, transition, generator)
+    observed = np.where(simulated, drawn, task.trusted_observed).astype(np.int32)
+    if found.trusted_posterior is None:
+        answer = cross_fit(make, config, task, observed, generator, folds=folds)
+    else:
+        answer = found.trusted_posterior.astype(np.float32)
+        answer[simulated] = posterior(answer[simulated], transition, observed[simulated])
+    judged = np.isfinite(answer).all(axis=1)
+    if not judged.any():
+        return None
+    return TrustedAnswers(
+        posterior=answer[judged],
+        label=task.trusted_label[judged],
+        observed=observed[judged],
+        simulated=simulated[judged],
+    )
+
+
+def cross_fit(
+    make: Purifier,
+    config: Settings,
+    task: PurifyTask,
+    observed: IntArray,
+    generator: np.random.Generator,
+    *,
+    folds: int,
+) -> FloatArray:
+    """[m, K] answers on the trusted rows, each by a fit that had its fold among the noisy rows.
+
+    The only trusted row of its class is never moved, for the class would be left without one; its answer is NaN.
+
+    Args:
+        observed: [m] the labels under which the rows are moved.
+    """
+    answers = np.full((len(task.trusted_label), task.classes), np.nan, dtype=np.float32)
+    movable = np.bincount(task.trusted_label, minlength=task.classes)[task.trusted_label] > 1
+    fold = stratified_folds(task.trusted_label, folds, generator.permutation(len(movable)))
+    fold[~movable] = -1
+    for number in range(folds):
+        moved = fold == number
+        if moved.any():
+            answers[moved] = make(_with_moved(task, moved, observed), config, generator).posterior[len(task.observed) :]
+    return answers
+
+
+def implied_transition(answer: FloatArray, observed: IntArray) -> Array:
+    """T[y, j] = p(observed = j | true = y) by counting a posterior [n, K]; a class without mass keeps its labels."""
+    classes = answer.shape[1]
+    counts = np.stack(
+        [answer[observed == label].sum(axis=0, dtype=np.float64) for label in range(classes)], axis=1
+    ) + 1e-6 * np.eye(classes)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def draw_observed(label: IntArray, transition: Array, generator: np.random.Generator) -> IntArray:
+    """An observed label for each verified one, by inversion of the cumulative rows of T."""
+    cumulative = np.cumsum(transition, axis=1)[label]
+    drawn = (generator.random(len(label))[:, None] >= cumulative).sum(axis=1)
+    return np.asarray(np.minimum(drawn, transition.shape[1] - 1), dtype=np.int32)
+
+
+def _with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> PurifyTask:
+    """The task with some trusted rows at the end of the noisy ones, under their observed label."""
+    return dataclasses.replace(
+        task,
+        noisy=JoinedRows(first=task.noisy, then=task.trusted[moved]),
+        observed=np.concatenate([task.observed, observed[moved]]).astype(np.int32),
+        trusted=task.trusted[~moved],
+        trusted_label=task.trusted_label[~moved],
+        trusted_observed=task.trusted_observed[~moved],
+    )
