@@ -15,6 +15,7 @@ from lnl_core import __version__
 from lnl_core.config import Settings
 from lnl_core.contracts import FloatArray, Ids, Purified
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.check import checked
 from lnl_core.purify.cross_fit import TrustedAnswers, trusted_answers
 from lnl_core.purify.task import PurifyTask
 from lnl_core.runtime import seed_for
@@ -41,10 +42,11 @@ def purify(
         The rows of purified.parquet and the metrics.
     """
     generator = np.random.default_rng(seed_for(seed, "purify", method))
-    make = PURIFIERS.get(method).make
-    found = make(task, config, generator)
+    entry = PURIFIERS.get(method)
+    task = checked(method, task, ids, needs_trusted=entry.needs_trusted)
+    found = entry.make(task, config, generator)
     folds_generator = np.random.default_rng(seed_for(seed, "purify", method, "trusted"))
-    trusted = trusted_answers(make, config, task, found, folds_generator, folds=cross_fits)
+    trusted = trusted_answers(entry.make, config, task, found, folds_generator, folds=cross_fits)
     label = found.posterior.argmax(axis=1).astype(np.int32)
     about = {"method": method, "settings": config.model_dump(mode="json"), "seed": seed, "version": __version__}
     purified = Purified(
