@@ -1,0 +1,190 @@
+"""The gradient of a student's trusted loss with respect to the teacher whose soft labels trained the student.
+
+Student p_w, teacher q_alpha. The student descends L~ = -(1/n) sum_i q_alpha(i) . log p_w(i) on noisy rows; the teacher
+is to lower the student's loss L on trusted rows after that step. With g = grad L(w(t+1)), the direction:
+
+    FPMG  Taraday and Baskin, Enhanced Meta Label Correction (EMLC), ICCV 2023, Eq. 10 and 11, Alg. 2: the mixed
+          second derivative of L~ is -J_w^T J_alpha, and J_w g is one forward-mode product. For one step of SGD it is
+          the exact meta-gradient (Prop. 1), for k steps a discounted sum over them (Prop. 2).
+    MLC   Zheng, Awadallah, Dumais, Meta Label Correction, AAAI 2021: the same derivative by central differences of
+          the noisy loss at w(t) +- epsilon g.
+
+Each comes as a scalar whose gradient with respect to alpha is the meta-gradient, so that it can be added to the
+teacher's other losses and share their backward pass.
+
+What is exact for k = 1: SGD, also with momentum and (coupled) weight decay, for neither the velocity before the step
+nor the decay depends on this step's soft labels. Dampening d scales it by 1 - d, Nesterov momentum m by 1 + m (1 - d).
+
+Batch normalisation: log p_w of a training step depends on its batch statistics, which depend on w. The product is
+taken through them on the same batch; running statistics are neither read nor written (`running_statistics_kept`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Weights = Mapping[str, Tensor]  # by parameter name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentStep:
+    """One step of the student on a noisy batch."""
+
+    weights: Weights  # w(tau), before the update
+    inputs: Tensor  # [batch, ...]
+    soft_label: Float[Tensor, "batch classes"]  # q_alpha of the batch, attached to the teacher
+    lr: float  # eta_w
+
+
+@contextlib.contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode goes by the batch, and its running statistics stay as they are."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def copied_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The parameters as they are now, detached and by name."""
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def gradient(loss: Float[Tensor, ""], network: nn.Module) -> dict[str, Tensor]:
+    """grad of `loss` with respect to the parameters of `network`, by name; `.grad` is left alone."""
+    parameters = dict(network.named_parameters())
+    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+
+
+def soft_cross_entropy(
+    log_probs: Float[Tensor, "batch classes"], soft_label: Float[Tensor, "batch classes"]
+) -> Float[Tensor, ""]:
+    """L~ of Eq. 6."""
+    return -(soft_label * log_probs).sum(dim=1).mean()
+
+
+def log_prob_jvp(
+    student: nn.Module, weights: Weights, inputs: Tensor, direction: Weights
+) -> Float[Tensor, "batch classes"]:
+    """J_w log p_w(y | x_i) at `weights`, times `direction`, for each row: one pass of forward-mode differentiation."""
+    with torch.no_grad(), forward_ad.dual_level(), running_statistics_kept(student):
+        dual = {name: forward_ad.make_dual(weights[name], direction[name]) for name in weights}
+        log_probs = functional_call(student, dual, (inputs,)).float().log_softmax(dim=1)
+        tangent: Tensor = forward_ad.unpack_dual(log_probs).tangent
+        return tangent.clone()
+
+
+class LinearisedStudent:
+    """log p_w of a batch at w(t), differentiated so that the step's gradient and the later product share one forward.
+
+    The gradient of L~ is linear in u = -q / n: grad = J^T u. It is computed with its own graph, and J g is the
+    derivative of <J^T u, g> with respect to u: the same number as forward mode gives, for one forward pass less, at
+    the price of keeping the graph of the backward pass until then. The student's buffers change as in any forward.
+    """
+
+    def __init__(self, student: nn.Module, inputs: Tensor, soft_label: Float[Tensor, "batch classes"]) -> None:
+        weights = {name: value.requires_grad_() for name, value in copied_weights(student).items()}
+        self.log_probs = functional_call(student, weights, (inputs,)).float().log_softmax(dim=1)
+        self._cotangent = (-soft_label.detach() / len(soft_label)).requires_grad_()
+        found = torch.autograd.grad(self.log_probs, list(weights.values()), self._cotangent, create_graph=True)
+        self._gradient = dict(zip(weights, found, strict=True))
+
+    @property
+    def gradient(self) -> dict[str, Tensor]:
+        """grad L~ at w(t), by name, detached: for the student's optimiser."""
+        return {name: value.detach() for name, value in self._gradient.items()}
+
+    def jvp(self, direction: Weights) -> Float[Tensor, "batch classes"]:
+        """J_w log p_w times `direction`; frees the graph, so it can be asked once."""
+        names = list(self._gradient)
+        outputs = [self._gradient[name] for name in names]
+        (found,) = torch.autograd.grad(outputs, [self._cotangent], [direction[name] for name in names])
+        return found
+
+
+def meta_surrogate(
+    soft_label: Float[Tensor, "batch classes"], jvp: Float[Tensor, "batch classes"], lr: float
+) -> Float[Tensor, ""]:
+    """Eq. 10 as a scalar: its gradient with respect to the teacher is eta_w/n sum_i jvp_i^T J_alpha(i)."""
+    return lr * (soft_label * jvp.detach()).sum(dim=1).mean()
+
+
+def fpmg(
+    student: nn.Module,
+    steps: Sequence[StudentStep],
+    direction: Weights,
+    *,
+    joined: Literal["matched", "reversed"] = "matched",
+) -> Float[Tensor, ""]:
+    """Alg. 2: a scalar whose gradient with respect to the teacher is the meta-gradient over the last k steps.
+
+    Line 6 of Alg. 2 prints w(t); Prop. 2 and Eq. 11, which it computes, have w(tau), and so has this.
+
+    Args:
+        steps: the last k steps, the oldest first; their soft labels by the teacher as it is now (it does not change
+            between its updates).
+        direction: g_w, the gradient of the trusted loss at w(t+1).
+        joined: `reversed` is the published code for k > 1: the products, computed newest first, are put in a row
+            against the soft labels, which lie oldest first, so that for odd k the middle step alone meets its own.
+    """
+    products = [log_prob_jvp(student, step.weights, step.inputs, direction) for step in steps]
+    return joined_surrogate(steps, products, joined=joined)
+
+
+def joined_surrogate(
+    steps: Sequence[StudentStep], products: Sequence[Float[Tensor, "batch classes"]], *, joined: str = "matched"
+) -> Float[Tensor, ""]:
+    """The discounted sum of Eq. 11 from products that are there already, the oldest step first."""
+    total, discount = torch.zeros((), device=products[0].device), 1.0
+    for back in range(len(steps)):
+        step, jvp = steps[-1 - back], products[-1 - back]
+        labelled = steps[back] if joined == "reversed" else step
+        total = total + discount * meta_surrogate(labelled.soft_label, jvp, step.lr)
+        discount *= 1 - step.lr  # gamma_w of Prop. 2
+    return total
+
+
+def finite_difference(
+    student: nn.Module, step: StudentStep, direction: Weights, *, epsilon: float = 0.01
+) -> Float[Tensor, ""]:
+    """MLC's kind of meta-gradient: -eta_w (grad_alpha L~(w + e g) - grad_alpha L~(w - e g)) / (2 e), as a scalar.
+
+    Args:
+        epsilon: e = epsilon / |g|, as in Liu et al., DARTS, ICLR 2019, Sec. 2.3.
+    """
+    losses, scale = [], epsilon / float(norm(direction))
+    for sign in (1, -1):
+        log_probs = _log_probs_at(student, step, direction, sign * scale)
+        losses.append(soft_cross_entropy(log_probs, step.soft_label))
+    return -step.lr * (losses[0] - losses[1]) / (2 * scale)
+
+
+def norm(direction: Weights) -> Float[Tensor, ""]:
+    """Euclidean norm over all parameters; at least the smallest number that can divide."""
+    squares = torch.stack([value.float().square().sum() for value in direction.values()])
+    return squares.sum().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _log_probs_at(
+    student: nn.Module, step: StudentStep, direction: Weights, scale: float
+) -> Float[Tensor, "batch classes"]:
+    moved = {name: value + scale * direction[name] for name, value in step.weights.items()}
+    with torch.no_grad(), running_statistics_kept(student):
+        log_probs: Tensor = functional_call(student, moved, (step.inputs,)).float().log_softmax(dim=1)
+    return log_probs
+
+
