@@ -10,7 +10,9 @@ from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import accumulate
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError
-from lnl_core.purify.dmlp import Choice, DMLPConfig, IPCRun, _held_out, _Path, dmlp, eac_heads, ipc_steps
+from lnl_core.purify.dmlp import DMLPConfig, dmlp
+from lnl_core.purify.eac import eac_heads
+from lnl_core.purify.ipc import Choice, IPCPath, IPCRun, cross_validate, ipc_steps
 from lnl_core.purify.task import PurifyTask
 
 CLASSES = 4
@@ -97,7 +99,7 @@ def test_cross_validation_equals_training_without_the_fold() -> None:
     task, _ = clustered(rows=150, width=10, noise=0.4, seed=2)
     path = _path(task, "centre")
     fold = stratified_folds(task.trusted_label, 5, np.random.default_rng(0).permutation(40))
-    collected = _held_out(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0)
+    collected = cross_validate(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0)
     choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0, held_out=collected[0][0])
     for number in range(5):
         head = path.head(task, choice, QUICK, np.flatnonzero(fold != number))
@@ -221,6 +223,6 @@ def test_what_cannot_be_purified_says_so() -> None:
         dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), QUICK, np.random.default_rng(0))
 
 
-def _path(task: PurifyTask, transform: str) -> _Path:
+def _path(task: PurifyTask, transform: str) -> IPCPath:
     moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
-    return _Path.of(moments, task, transform)
+    return IPCPath.of(moments, task, transform)

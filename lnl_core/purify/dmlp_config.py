@@ -1,0 +1,31 @@
+"""Settings of DMLP in all its modes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lnl_core.blocks.moments import Transform
+from lnl_core.config import Settings
+
+
+class DMLPConfig(Settings):
+    """Settings of DMLP; lists are the grids that cross-validation searches."""
+
+    mode: Literal["fixed", "paper", "reference"] = "fixed"  # closed form; as printed; what the released code does
+    transforms: tuple[Transform, ...] = Field(default=("centre", "standardise"), min_length=1)
+    ridge: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0, 10.0), min_length=1)  # per row, unit variance
+    max_steps: int = Field(default=1024, ge=0)  # IPC steps tried: 0, 1, 2, 4, ... while the held-out loss falls
+    squared_error: float = Field(default=0.0, ge=0)  # weight of the paper's squared error in L_val (Eq. 8)
+    folds: int = Field(default=5, ge=2, le=50)
+    held_out_rows: int = Field(default=300, ge=1)  # few trusted rows are dealt into folds anew until so many are scored
+    eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
+    eac_steps: int = Field(default=1000, ge=0)  # minibatches, 10 epochs of 50,000 rows; 0: IPC alone
+    eac_batch: int = Field(default=500, ge=1)  # released code: 500
+    eac_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero; released code .006 then .0006
+    eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
+    eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
+    eac_splits: int = Field(default=4, ge=2, le=20)  # cross-fitting: a row is predicted by the head of the other splits
+    eac_mix: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)  # eta_E of Eq. 11
+    prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
