@@ -21,8 +21,7 @@ taken through them on the same batch; running statistics are neither read nor wr
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +30,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from lnl_core.blocks.forward_batch_norm import forward_mode_batch_norm, running_statistics_kept
 
 Weights = Mapping[str, Tensor]  # by parameter name
 
@@ -46,19 +46,6 @@ class StudentStep:
     lr: float  # eta_w
 
 
-@contextlib.contextmanager
-def running_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation in training mode goes by the batch, and its running statistics stay as they are."""
-    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
 def copied_weights(network: nn.Module) -> dict[str, Tensor]:
     """The parameters as they are now, detached and by name."""
     return {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -68,6 +55,11 @@ def gradient(loss: Float[Tensor, ""], network: nn.Module) -> dict[str, Tensor]:
     """grad of `loss` with respect to the parameters of `network`, by name; `.grad` is left alone."""
     parameters = dict(network.named_parameters())
     return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+
+
+def log_probabilities(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    """Log-softmax, in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
 
 
 def soft_cross_entropy(
@@ -81,39 +73,11 @@ def log_prob_jvp(
     student: nn.Module, weights: Weights, inputs: Tensor, direction: Weights
 ) -> Float[Tensor, "batch classes"]:
     """J_w log p_w(y | x_i) at `weights`, times `direction`, for each row: one pass of forward-mode differentiation."""
-    with torch.no_grad(), forward_ad.dual_level(), running_statistics_kept(student):
-        dual = {name: forward_ad.make_dual(weights[name], direction[name]) for name in weights}
-        log_probs = functional_call(student, dual, (inputs,)).float().log_softmax(dim=1)
-        tangent: Tensor = forward_ad.unpack_dual(log_probs).tangent
+    with torch.no_grad(), forward_ad.dual_level(), forward_mode_batch_norm(student):
+        dual = {name: forward_ad.make_dual(weights[name], direction[name]) for name in weights}  # type: ignore[no-untyped-call]
+        log_probs = log_probabilities(functional_call(student, dual, (inputs,)))
+        tangent: Tensor = forward_ad.unpack_dual(log_probs).tangent  # type: ignore[no-untyped-call]
         return tangent.clone()
-
-
-class LinearisedStudent:
-    """log p_w of a batch at w(t), differentiated so that the step's gradient and the later product share one forward.
-
-    The gradient of L~ is linear in u = -q / n: grad = J^T u. It is computed with its own graph, and J g is the
-    derivative of <J^T u, g> with respect to u: the same number as forward mode gives, for one forward pass less, at
-    the price of keeping the graph of the backward pass until then. The student's buffers change as in any forward.
-    """
-
-    def __init__(self, student: nn.Module, inputs: Tensor, soft_label: Float[Tensor, "batch classes"]) -> None:
-        weights = {name: value.requires_grad_() for name, value in copied_weights(student).items()}
-        self.log_probs = functional_call(student, weights, (inputs,)).float().log_softmax(dim=1)
-        self._cotangent = (-soft_label.detach() / len(soft_label)).requires_grad_()
-        found = torch.autograd.grad(self.log_probs, list(weights.values()), self._cotangent, create_graph=True)
-        self._gradient = dict(zip(weights, found, strict=True))
-
-    @property
-    def gradient(self) -> dict[str, Tensor]:
-        """grad L~ at w(t), by name, detached: for the student's optimiser."""
-        return {name: value.detach() for name, value in self._gradient.items()}
-
-    def jvp(self, direction: Weights) -> Float[Tensor, "batch classes"]:
-        """J_w log p_w times `direction`; frees the graph, so it can be asked once."""
-        names = list(self._gradient)
-        outputs = [self._gradient[name] for name in names]
-        (found,) = torch.autograd.grad(outputs, [self._cotangent], [direction[name] for name in names])
-        return found
 
 
 def meta_surrogate(
@@ -140,6 +104,7 @@ def fpmg(
         direction: g_w, the gradient of the trusted loss at w(t+1).
         joined: `reversed` is the published code for k > 1: the products, computed newest first, are put in a row
             against the soft labels, which lie oldest first, so that for odd k the middle step alone meets its own.
+            It needs batches of one size.
     """
     products = [log_prob_jvp(student, step.weights, step.inputs, direction) for step in steps]
     return joined_surrogate(steps, products, joined=joined)
@@ -184,7 +149,4 @@ def _log_probs_at(
 ) -> Float[Tensor, "batch classes"]:
     moved = {name: value + scale * direction[name] for name, value in step.weights.items()}
     with torch.no_grad(), running_statistics_kept(student):
-        log_probs: Tensor = functional_call(student, moved, (step.inputs,)).float().log_softmax(dim=1)
-    return log_probs
-
-
+        return log_probabilities(functional_call(student, moved, (step.inputs,)))
