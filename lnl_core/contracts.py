@@ -8,7 +8,7 @@ uniqueness and ranges and raises `ContractError`, which names the file, the row 
     truth.parquet            id, true_label; read by inject and evaluate alone; no rows where no truth is known
     quarantine.parquet       id, path, stage, reason, detail
     features/part-*.parquet  id, feature: fixed_size_list<float16 | float32>[d]; encoder fingerprint in the metadata
-    purified.parquet         id, label, purified_label, confidence, soft_label, changed
+    purified.parquet         id, label, purified_label, confidence, soft_label, changed, route
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from lnl_core.files import atomic_path
 
 Split = Literal["train", "val", "test"]
+Route = Literal["keep", "relabel", "review"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Ids = npt.NDArray[np.object_]  # python strings
 IntArray = npt.NDArray[np.int32]
@@ -71,6 +72,7 @@ PURIFIED = pa.schema(
         pa.field("confidence", pa.float32(), nullable=False),
         pa.field("soft_label", pa.list_(pa.float32()), nullable=False),
         pa.field("changed", pa.bool_(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
     ]
 )
 
@@ -131,11 +133,12 @@ class Purified:
 
     ids: Ids  # [n]
     label: IntArray  # [n] observed
-    purified_label: IntArray  # [n]
+    purified_label: IntArray  # [n] what the purifier proposes
     confidence: FloatArray  # [n], 0..1: the method's probability that the purified label is right
     soft_label: FloatArray  # [n, K], rows sum to 1
     class_names: tuple[str, ...]
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # method, settings, version
+    review: BoolArray | None = None  # [n] proposals too uncertain to apply; None: no promise was asked, all are applied
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,6 +146,21 @@ class Purified:
     @property
     def changed(self) -> BoolArray:
         return np.asarray(self.label != self.purified_label)
+
+    @property
+    def route(self) -> Ids:
+        """[n] keep: no other label is proposed; relabel: the proposal is applied; review: a person should look."""
+        route = np.where(self.changed, "relabel", "keep").astype(object)
+        if self.review is not None:
+            route[self.review] = "review"
+        return route
+
+    @property
+    def applied_label(self) -> IntArray:
+        """[n] what to learn from: the purified label, and the observed one where the row goes to review."""
+        if self.review is None:
+            return self.purified_label
+        return np.where(self.review, self.label, self.purified_label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +243,10 @@ def write_purified(path: Path, purified: Purified) -> None:
         pa.array(purified.confidence[order], pa.float32()),
         pa.ListArray.from_arrays(pa.array(offsets), pa.array(soft.ravel(), pa.float32())),
         pa.array(purified.changed[order], pa.bool_()),
+        pa.array(purified.route[order], pa.string()),
     ]
-    metadata = {"class_names": list(purified.class_names), "about": dict(purified.about)}
+    metadata: dict[str, Any] = {"class_names": list(purified.class_names), "about": dict(purified.about)}
+    metadata["routed"] = purified.review is not None
     write_table(path, pa.Table.from_arrays(columns, schema=PURIFIED), metadata)
 
 
@@ -239,6 +259,7 @@ def read_purified(path: Path) -> Purified:
     if (lengths != len(class_names)).any():
         row = int(np.flatnonzero(lengths != len(class_names))[0])
         _fail(path, f"row {row}: soft_label has {lengths[row]} values for {len(class_names)} classes")
+    route = _strings(table, "route")
     purified = Purified(
         ids=_strings(table, "id"),
         label=_ints(table, "label"),
@@ -247,8 +268,17 @@ def read_purified(path: Path) -> Purified:
         soft_label=soft.flatten().to_numpy().reshape(len(table), len(class_names)).astype(np.float32),
         class_names=class_names,
         about=metadata.get("about", {}),
+        review=route == "review" if metadata.get("routed") else None,
     )
     _check_purified(purified, str(path))
+    differs = np.flatnonzero(purified.route != route)
+    if len(differs):
+        row = int(differs[0])
+        _fail(
+            path,
+            f"row {row} (id {purified.ids[row]!r}): route = {route[row]!r}, must be {purified.route[row]!r} for label "
+            f"{purified.label[row]} and purified_label {purified.purified_label[row]}; purify again",
+        )
     return purified
 
 
@@ -386,6 +416,9 @@ def _check_purified(purified: Purified, where: str) -> None:
     classes = len(purified.class_names)
     check_range(purified.label, purified.ids, classes, "label", where)
     check_range(purified.purified_label, purified.ids, classes, "purified_label", where)
+    if purified.review is not None and (purified.review & ~purified.changed).any():
+        row = int(np.flatnonzero(purified.review & ~purified.changed)[0])
+        _fail(where, f"row {row} (id {purified.ids[row]!r}): route = 'review', but no other label is proposed")
     rows = np.isfinite(purified.soft_label).all(axis=1) & (np.abs(purified.soft_label.sum(axis=1) - 1) < 1e-3)
     rows &= (purified.confidence >= 0) & (purified.confidence <= 1)
     if not rows.all():

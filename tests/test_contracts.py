@@ -88,7 +88,29 @@ def test_purified_comes_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.soft_label, [[1, 0], [0.75, 0.25]])
     assert found.about == {"method": "m"}
     schema = pq.read_schema(tmp_path / "p.parquet")
-    assert schema.names == ["id", "label", "purified_label", "confidence", "soft_label", "changed"]
+    assert schema.names == ["id", "label", "purified_label", "confidence", "soft_label", "changed", "route"]
+
+
+def test_rows_for_review_keep_their_label(tmp_path: Path) -> None:
+    write_purified(tmp_path / "p.parquet", some_purified())
+    assert list(read_purified(tmp_path / "p.parquet").route) == ["keep", "relabel"]
+    write_purified(tmp_path / "r.parquet", some_purified(review=np.array([True, False])))
+    found = read_purified(tmp_path / "r.parquet")
+    assert list(found.route) == ["keep", "review"]
+    assert found.changed.tolist() == [False, True]
+    assert found.purified_label.tolist() == [0, 0]
+    assert found.applied_label.tolist() == [0, 1]
+    with pytest.raises(ContractError, match=r"row 1 \(id 'a'\): route = 'review', but no other label"):
+        write_purified(tmp_path / "bad.parquet", some_purified(review=np.array([True, True])))
+
+
+def test_a_route_that_contradicts_the_labels_is_refused(tmp_path: Path) -> None:
+    write_purified(tmp_path / "p.parquet", some_purified())
+    table = pq.read_table(tmp_path / "p.parquet")
+    table = table.set_column(table.schema.get_field_index("route"), "route", pa.array(["relabel", "relabel"]))
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(ContractError, match=r"row 0 \(id 'a'\): route = 'relabel', must be 'keep'"):
+        read_purified(tmp_path / "p.parquet")
 
 
 def test_truth_and_quarantine_come_back(tmp_path: Path) -> None:

@@ -30,10 +30,12 @@ class PurifiedRows:
 
     ids: Ids
     observed: Int[np.ndarray, " rows"]
-    purified: Int[np.ndarray, " rows"]
+    purified: Int[np.ndarray, " rows"]  # as applied: the observed label where the row goes to review
+    proposed: Int[np.ndarray, " rows"]  # what the confidence speaks of
     confidence: Float[np.ndarray, " rows"]
     suspicion: Float[np.ndarray, " rows"]
     true: Int[np.ndarray, " rows"]  # NO_LABEL where unknown
+    review: Bool[np.ndarray, " rows"]
     classes: int
 
     @property
@@ -43,7 +45,7 @@ class PurifiedRows:
     @property
     def with_truth(self) -> PurifiedRows:
         """The rows whose true label is known."""
-        columns = ("ids", "observed", "purified", "confidence", "suspicion", "true")
+        columns = ("ids", "observed", "purified", "proposed", "confidence", "suspicion", "true", "review")
         return dataclasses.replace(self, **{name: getattr(self, name)[self.known] for name in columns})
 
 
@@ -60,10 +62,12 @@ def purified_rows(purified: Purified, truth: Truth) -> PurifiedRows:
     return PurifiedRows(
         ids=purified.ids,
         observed=purified.label,
-        purified=purified.purified_label,
+        purified=purified.applied_label,
+        proposed=purified.purified_label,
         confidence=purified.confidence,
         suspicion=suspicion(purified.soft_label, purified.label),
         true=true,
+        review=purified.route == "review",
         classes=classes,
     )
 
@@ -88,6 +92,7 @@ def score_labels(rows: PurifiedRows, bins: int) -> dict[str, Any]:
             "rows_with_truth": int(rows.known.sum()),
             "changed": int(changed.sum()),
             "changed_share": share(changed),
+            "review": int(rows.review.sum()),
             "mean_confidence": share(rows.confidence),
             "below_half_confidence": int((rows.confidence < 0.5).sum()),
         },
@@ -135,7 +140,7 @@ def score_trusted(labels: Labels) -> dict[str, Any]:
 
 def label_reliability(rows: PurifiedRows, bins: int) -> list[ReliabilityBin]:
     """Reliability of the confidence in the purified label, over rows with truth."""
-    return reliability(rows.confidence, rows.purified == rows.true, bins)
+    return reliability(rows.confidence, rows.proposed == rows.true, bins)
 
 
 def calibration_scores(bins: list[ReliabilityBin]) -> dict[str, float | None]:

@@ -145,7 +145,7 @@ def _with_truth(
     found.reliability += reliability_rows("labels", label_reliability(known, settings.bins))
     review = review_curve(known.observed != known.true, known.suspicion)
     write_csv(plots / "review.csv", ("reviewed", "found"), zip(*review, strict=True))
-    coverage = coverage_curve(known.purified == known.true, known.confidence)
+    coverage = coverage_curve(known.proposed == known.true, known.confidence)
     write_csv(plots / "coverage.csv", ("kept", "accuracy"), zip(*coverage, strict=True))
 
 

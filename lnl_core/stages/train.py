@@ -182,7 +182,7 @@ def _targets(data: _Data, kind: LabelKind, path: Path) -> tuple[Tensor, Tensor |
         return torch.from_numpy(data.labels.label[data.rows].astype(np.int64)), None
     assert data.purified is not None
     spots = positions(data.labels.ids[data.rows], data.purified.ids, str(path))
-    label = torch.from_numpy(data.purified.purified_label[spots].astype(np.int64))
+    label = torch.from_numpy(data.purified.applied_label[spots].astype(np.int64))
     return label, torch.from_numpy(data.purified.soft_label[spots]) if kind == "purified_soft" else None
 
 
@@ -275,7 +275,7 @@ def _digest(store: ImageStore, labels: Labels, purified: Purified | None) -> str
         digest.update(store.pixels[start : start + _HASHED_ROWS].contiguous().numpy().tobytes())
     arrays: Sequence[npt.NDArray[Any]] = [labels.label, labels.trusted]
     if purified is not None:
-        arrays = [*arrays, purified.purified_label, purified.soft_label]
+        arrays = [*arrays, purified.applied_label, purified.soft_label]
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
