@@ -27,13 +27,18 @@ class LinearProbe:
 
 def fit_linear_probe(
     features: Float[Tensor, "rows features"],
-    label: Int[Tensor, " rows"],
+    label: Int[Tensor, " rows"] | Float[Tensor, "rows classes"],
     classes: int,
     *,
     penalty: float = 1.0,  # scikit-learn's default (C = 1): 1/2 |W|^2 against the summed cross-entropy
     iterations: int = 100,
 ) -> LinearProbe:
-    """Fit on standardised features by full-batch L-BFGS from zero: no random number, the same result every time."""
+    """Fit on standardised features by full-batch L-BFGS from zero: no random number, the same result every time.
+
+    Args:
+        label: class numbers, or soft labels whose rows sum to 1.
+    """
+    target = label if label.is_floating_point() else label.long()
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
     inputs = (features - mean) / std
     weight = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
@@ -42,7 +47,7 @@ def fit_linear_probe(
 
     def objective() -> Tensor:
         solver.zero_grad()
-        entropy = F.cross_entropy(inputs @ weight + bias, label.long())
+        entropy = F.cross_entropy(inputs @ weight + bias, target)
         loss = entropy + 0.5 * penalty * weight.square().sum() / len(inputs)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
