@@ -7,17 +7,19 @@ the probability that the purified label is right, calibrated on trusted rows tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lnl_core import __version__
+from lnl_core.blocks.confidence_calibration import Calibration, calibrate, calibration_error, prior_weights
 from lnl_core.config import Settings
-from lnl_core.contracts import FloatArray, Ids, Purified
+from lnl_core.contracts import BoolArray, FloatArray, Ids, Purified
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.check import checked
 from lnl_core.purify.cross_fit import TrustedAnswers, trusted_answers
-from lnl_core.purify.task import PurifyTask
+from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.runtime import seed_for
 
 CROSS_FITS = 3  # further fits of a method that gives no out-of-fold answers itself
@@ -47,13 +49,14 @@ def purify(
     found = entry.make(task, config, generator)
     folds_generator = np.random.default_rng(seed_for(seed, "purify", method, "trusted"))
     trusted = trusted_answers(entry.make, config, task, found, folds_generator, folds=cross_fits)
+    judged = _judged(trusted, found, folds_generator)
     label = found.posterior.argmax(axis=1).astype(np.int32)
     about = {"method": method, "settings": config.model_dump(mode="json"), "seed": seed, "version": __version__}
     purified = Purified(
         ids=ids,
         label=task.observed,
         purified_label=label,
-        confidence=_of_mode(found.posterior),
+        confidence=_confidence(found.posterior, label != task.observed, judged),
         soft_label=found.posterior,
         class_names=class_names,
         about=about,
@@ -67,8 +70,40 @@ def purify(
         "changed_share": round(changed / max(len(label), 1), 6),
         "mean_confidence": round(float(purified.confidence.mean()), 6) if len(label) else None,
     }
-    metrics = {**summary, **_trusted_metrics(trusted), **found.metrics, "curve": list(found.curve)}
+    metrics = {**summary, **_trusted_metrics(judged), **found.metrics, "curve": list(found.curve)}
     return purified, metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Out-of-fold answers on trusted rows, and what they say of the confidence."""
+
+    answers: TrustedAnswers
+    weight: FloatArray  # [s] mean 1: gives the trusted rows the class prior of the noisy ones
+    calibration: Calibration
+
+    @property
+    def confidence(self) -> FloatArray:
+        """[s] calibrated, by a map that was not fitted to the row."""
+        return self.calibration.held_out.astype(np.float32)
+
+
+def _judged(answers: TrustedAnswers | None, found: Purification, generator: np.random.Generator) -> Judged | None:
+    if answers is None:
+        return None
+    prior = found.posterior.mean(axis=0, dtype=np.float64)
+    weight = prior_weights(answers.label, prior)
+    changed = answers.purified != answers.observed
+    calibration = calibrate(_of_mode(answers.posterior), answers.right, changed, weight, generator)
+    return Judged(answers=answers, weight=weight.astype(np.float32), calibration=calibration)
+
+
+def _confidence(posterior: FloatArray, changed: BoolArray, judged: Judged | None) -> FloatArray:
+    """[n] the probability that the mode is right; the posterior's own where no trusted row can judge it."""
+    own = _of_mode(posterior)
+    if judged is None or judged.calibration.chosen == "identity":
+        return own
+    return judged.calibration.map(own, changed).astype(np.float32)
 
 
 def _of_mode(posterior: FloatArray) -> FloatArray:
@@ -76,11 +111,17 @@ def _of_mode(posterior: FloatArray) -> FloatArray:
     return np.asarray(np.minimum(posterior.max(axis=1), 1.0), dtype=np.float32)
 
 
-def _trusted_metrics(trusted: TrustedAnswers | None) -> dict[str, Any]:
-    if trusted is None:
-        return {}
+def _trusted_metrics(judged: Judged | None) -> dict[str, Any]:
+    """What the trusted rows say; shares are weighted to the class prior of the noisy rows."""
+    if judged is None:
+        return {"calibrated_on": 0}
+    answers, weight = judged.answers, judged.weight
     return {
-        "trusted_rows_judged": len(trusted),
-        "trusted_rows_with_drawn_observed": int(trusted.simulated.sum()),
-        "trusted_right": round(float(trusted.right.mean()), 5),
+        "calibrated_on": len(answers),
+        "observed_labels_drawn": int(answers.simulated.sum()),
+        "held_out_right": round(float(np.average(answers.right, weights=weight)), 5),
+        "held_out_confidence": round(float(np.average(judged.confidence, weights=weight)), 5),
+        "calibration_error": round(calibration_error(judged.confidence, answers.right, weight), 5),
+        "calibration": judged.calibration.chosen,
+        "calibrations": judged.calibration.table,
     }
