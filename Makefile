@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps bench-digits clean
+.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-purify clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -32,6 +32,11 @@ dev: .venv/.dev-installed ## install the test tools
 
 bench-digits: install ## repeat the results table of README.md over several seeds
 	@$(BIN)/python benchmarks/digits.py --write README.md
+
+# Finished cells are kept in benchmarks/results; the features come from LNL_TEST_DATA, by default ../shared/data.
+bench-purify: install ## purifiers x noise, and up to a million rows, into benchmarks/results (hours)
+	@$(BIN)/python benchmarks/purify.py
+	@$(BIN)/python benchmarks/purify_scaling.py
 
 dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and params.yaml from the preset
 	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
