@@ -182,10 +182,10 @@ def render(records: list[dict[str, Any]]) -> str:
     methods = sorted({method for method, _ in found})
     lines += [
         "512 principal components of an ImageNet network's features; 1,000 trusted rows, 100 a class, out of the "
-        "50,000 train rows; what the source says of a trusted row is known too. Symmetric noise is inclusive (90 % leaves "
-        "19 % right). `none` keeps the observed labels. Mean ± standard deviation over seeds, each with a trusted set "
-        "and noise of its own; one seed where no deviation stands. Default settings throughout; nothing is chosen on "
-        "true labels. Written by `benchmarks/purify.py`.",
+        "50,000 train rows; what the source says of a trusted row is known too. Symmetric noise is inclusive (90 % "
+        "leaves 19 % right). `none` keeps the observed labels. Mean ± standard deviation over seeds, each with a "
+        "trusted set and noise of its own; one seed where no deviation stands. Default settings throughout; nothing "
+        "is chosen on true labels. Written by `benchmarks/purify.py`.",
         "",
         machine_line(records),
     ]

@@ -194,7 +194,8 @@ def render(records: list[dict[str, Any]]) -> str:
     lines += [
         f"Synthetic clusters, {WIDTH} float16 features from a memory-mapped file, {CLASSES} classes, {TRUSTED:,} "
         f"trusted rows, {NOISE:.0%} of the labels drawn anew. Resident memory has the file's pages in it, which the "
-        "system takes back when it needs them; private memory is the process's own. Written by `benchmarks/purify_scaling.py`.",
+        "system takes back when it needs them; private memory is the process's own. Written by "
+        "`benchmarks/purify_scaling.py`.",
         "",
         machine_line(records),
         "",
