@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lnl_core.blocks.forward_batch_norm import running_statistics_kept
+from lnl_core.blocks.forward_convolution import recording
 from lnl_core.blocks.meta_gradient import (
     StudentStep,
     Weights,
@@ -260,3 +261,29 @@ def test_bfloat16_is_near_float32(student: nn.Module, teacher: Corrector, channe
         rounded = log_prob_jvp(student, weights, inputs, along)
     assert rounded.dtype == torch.float32
     assert relative_error([rounded], [exact]) < 0.05
+
+
+def test_recorded_convolutions_give_the_same_product(student: nn.Module, teacher: Corrector) -> None:
+    """Also after the step has changed the weights in place, and where an output was overwritten."""
+    [step], direction = trajectory(student, teacher, 1)
+    expected = log_prob_jvp(student, step.weights, step.inputs, direction)
+    with recording(student) as record:
+        logits = student(step.inputs)
+    assert sum(len(outputs) for outputs in record.values()) == 2
+    logits.sum().backward()
+    with torch.no_grad():
+        for value in student.parameters():
+            value.sub_(LR * torch.ones_like(value))
+    torch.testing.assert_close(log_prob_jvp(student, step.weights, step.inputs, direction, record), expected)
+    for [(output, _)] in record.values():
+        output.zero_()
+    torch.testing.assert_close(log_prob_jvp(student, step.weights, step.inputs, direction, record), expected)
+
+
+def test_recorded_convolutions_are_not_computed_again(student: nn.Module, teacher: Corrector) -> None:
+    """Outputs from elsewhere show through: the replay takes them as they are."""
+    [step], direction = trajectory(student, teacher, 1)
+    with recording(student) as record:
+        student(step.inputs + 1)
+    found = log_prob_jvp(student, step.weights, step.inputs, direction, record)
+    assert relative_error([found], [log_prob_jvp(student, step.weights, step.inputs, direction)]) > 1e-2
