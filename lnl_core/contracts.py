@@ -145,7 +145,8 @@ class Purified:
 
     @property
     def changed(self) -> BoolArray:
-        return np.asarray(self.label != self.purified_label)
+        """[n] is the label to use another than the observed one?"""
+        return np.asarray(self.label != self.applied_label)
 
     @property
     def route(self) -> Ids:
@@ -416,8 +417,8 @@ def _check_purified(purified: Purified, where: str) -> None:
     classes = len(purified.class_names)
     check_range(purified.label, purified.ids, classes, "label", where)
     check_range(purified.purified_label, purified.ids, classes, "purified_label", where)
-    if purified.review is not None and (purified.review & ~purified.changed).any():
-        row = int(np.flatnonzero(purified.review & ~purified.changed)[0])
+    if purified.review is not None and (purified.review & (purified.label == purified.purified_label)).any():
+        row = int(np.flatnonzero(purified.review & (purified.label == purified.purified_label))[0])
         _fail(where, f"row {row} (id {purified.ids[row]!r}): route = 'review', but no other label is proposed")
     rows = np.isfinite(purified.soft_label).all(axis=1) & (np.abs(purified.soft_label.sum(axis=1) - 1) < 1e-3)
     rows &= (purified.confidence >= 0) & (purified.confidence <= 1)

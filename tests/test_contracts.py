@@ -97,7 +97,7 @@ def test_rows_for_review_keep_their_label(tmp_path: Path) -> None:
     write_purified(tmp_path / "r.parquet", some_purified(review=np.array([True, False])))
     found = read_purified(tmp_path / "r.parquet")
     assert list(found.route) == ["keep", "review"]
-    assert found.changed.tolist() == [False, True]
+    assert found.changed.tolist() == [False, False]
     assert found.purified_label.tolist() == [0, 0]
     assert found.applied_label.tolist() == [0, 1]
     with pytest.raises(ContractError, match=r"row 1 \(id 'a'\): route = 'review', but no other label"):

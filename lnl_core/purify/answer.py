@@ -19,6 +19,7 @@ from lnl_core.contracts import BoolArray, FloatArray, Ids, Purified
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.check import checked
 from lnl_core.purify.cross_fit import TrustedAnswers, trusted_answers
+from lnl_core.purify.routes import RouteSettings, hold_out, rows_for_review
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.runtime import seed_for
 
@@ -34,21 +35,33 @@ def purify(
     seed: int,
     *,
     cross_fits: int = CROSS_FITS,
+    routes: RouteSettings | None = None,
 ) -> tuple[Purified, dict[str, Any]]:
     """Run a purifier and decide.
 
     Args:
         cross_fits: further fits for out-of-fold answers where the method gives none; below 2: none, and the
             confidence is then the method's own.
+        routes: what is promised about the applied changes; None: nothing, all are applied.
     Returns:
         The rows of purified.parquet and the metrics.
     """
     generator = np.random.default_rng(seed_for(seed, "purify", method))
     entry = PURIFIERS.get(method)
     task = checked(method, task, ids, needs_trusted=entry.needs_trusted)
-    found = entry.make(task, config, generator)
+    routes = routes or RouteSettings()
+    routes_generator = np.random.default_rng(seed_for(seed, "purify", method, "routes"))
+    held = None
+    if routes.promise is not None and routes.calibration == "split":
+        held = hold_out(task, routes.calibration_share, routes_generator)
+    seen = task if held is None else held.task
+    found = entry.make(seen, config, generator)
     folds_generator = np.random.default_rng(seed_for(seed, "purify", method, "trusted"))
-    trusted = trusted_answers(entry.make, config, task, found, folds_generator, folds=cross_fits)
+    trusted = trusted_answers(entry.make, config, seen, found, folds_generator, folds=cross_fits)
+    tested = trusted
+    if held is not None:
+        found, tested = held.split(found)
+    review, promised = rows_for_review(found.posterior, task.observed, tested, routes, routes_generator)
     judged = _judged(trusted, found, folds_generator)
     label = found.posterior.argmax(axis=1).astype(np.int32)
     about = {"method": method, "settings": config.model_dump(mode="json"), "seed": seed, "version": __version__}
@@ -59,7 +72,8 @@ def purify(
         confidence=_confidence(found.posterior, label != task.observed, judged),
         soft_label=found.posterior,
         class_names=class_names,
-        about=about,
+        about=about | ({"promise": routes.model_dump(mode="json")} if routes.promise else {}),
+        review=review,
     )
     changed = int(purified.changed.sum())
     summary: Mapping[str, Any] = {
@@ -70,7 +84,7 @@ def purify(
         "changed_share": round(changed / max(len(label), 1), 6),
         "mean_confidence": round(float(purified.confidence.mean()), 6) if len(label) else None,
     }
-    metrics = {**summary, **_trusted_metrics(judged), **found.metrics, "curve": list(found.curve)}
+    metrics = {**summary, **promised, **_trusted_metrics(judged), **found.metrics, "curve": list(found.curve)}
     return purified, metrics
 
 

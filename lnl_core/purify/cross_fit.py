@@ -135,7 +135,7 @@ def cross_fit(
     for number in range(folds):
         moved = fold == number
         if moved.any():
-            answers[moved] = make(_with_moved(task, moved, observed), config, generator).posterior[len(task.observed) :]
+            answers[moved] = make(with_moved(task, moved, observed), config, generator).posterior[len(task.observed) :]
     return answers
 
 
@@ -155,7 +155,7 @@ def draw_observed(label: IntArray, transition: Array, generator: np.random.Gener
     return np.asarray(np.minimum(drawn, transition.shape[1] - 1), dtype=np.int32)
 
 
-def _with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> PurifyTask:
+def with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> PurifyTask:
     """The task with some trusted rows at the end of the noisy ones, under their observed label."""
     return dataclasses.replace(
         task,
