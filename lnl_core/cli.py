@@ -113,6 +113,13 @@ def purify(
     trusted_id_column: Annotated[str, typer.Option(help="Where it differs from --id-column.")] = "",
     trusted_label_column: Annotated[str, typer.Option(help="Where it differs from --label-column.")] = "",
     classes: Annotated[str, typer.Option(help="Class names in order, separated by commas.")] = "",
+    max_wrong_changes: Annotated[
+        float | None, typer.Option(help="At most this share of the applied changes is wrong; others go to review.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Probability that --max-wrong-changes is kept.")] = 0.9,
+    calibration: Annotated[
+        str, typer.Option(help="Trusted rows that test the promise: cross_fit, or split (exact, fewer to learn from).")
+    ] = "cross_fit",
     override: Annotated[
         list[str] | None, typer.Option("-S", "--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
     ] = None,
@@ -124,11 +131,13 @@ def purify(
     """
     from lnl_core.config import apply_overrides, parse
     from lnl_core.purify import PURIFIERS
+    from lnl_core.purify.routes import RouteSettings
     from lnl_core.stages.purify_table import Columns, purify_files
 
     _logging(verbose)
     settings = apply_overrides({method: {}}, [f"{method}.{item}" for item in override or []])
     config = parse(PURIFIERS.get(method).config, settings[method], method)
+    promise = {"max_wrong_changes": max_wrong_changes, "confidence": confidence, "calibration": calibration}
     columns = Columns(id=id_column, feature=feature_column, label=label_column)
     metrics = purify_files(
         features,
@@ -141,6 +150,7 @@ def purify(
         columns=columns,
         class_names=[name.strip() for name in classes.split(",") if name.strip()],
         trusted_columns=Columns(id=trusted_id_column or id_column, label=trusted_label_column or label_column),
+        routes=parse(RouteSettings, promise, "purify"),
     )
     _print_rows(f"{method} wrote {out}", _purify_summary(metrics))
 
@@ -285,6 +295,10 @@ def _purify_summary(metrics: dict[str, Any]) -> list[tuple[str, str]]:
         ("changed", f"{metrics['changed']:,} ({metrics['changed_share']:.1%})"),
         ("mean confidence", f"{metrics['mean_confidence']:.3f}"),
     ]
+    if "routes" in metrics:
+        rows.append(("for review", f"{metrics['routes']['review']:,}"))
+        kept = metrics["promise_refused"] or f"at most {metrics['max_wrong_changes']:g} wrong among the changed"
+        rows.append(("promise", kept))
     if "noise_rate" in metrics:
         rows.append(("noise rate, estimated", f"{metrics['noise_rate']:.1%}"))
     if "held_out_accuracy" in metrics:

@@ -13,15 +13,21 @@ from lnl_core.contracts import Labels, read_labels, write_purified
 from lnl_core.features.cache import FeatureCache
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.answer import purify
+from lnl_core.purify.routes import RouteSettings
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 
-class PurifySettings(Settings):
-    """Section `purify`; each method has a sub-section of its own."""
+class PurifySettings(RouteSettings):
+    """Section `purify`: the method, what is promised about its changes, and a sub-section for each method."""
 
     method: str = "dmlp"
     options: dict[str, SerializeAsAny[Settings]]
+
+    @property
+    def routes(self) -> RouteSettings:
+        """What is promised, alone."""
+        return RouteSettings(**{name: getattr(self, name) for name in RouteSettings.model_fields})
 
     @field_validator("method")
     @classmethod
@@ -38,7 +44,15 @@ def run(settings: PurifySettings, context: StageContext) -> Metrics:
     trusted = labels.take(labels.where(split="train", trusted=True))
     task = purify_task(cache.select(noisy.ids), noisy, cache.tensor(trusted.ids), trusted)
     config = settings.options[settings.method]
-    purified, metrics = purify(settings.method, config, task, noisy.ids, labels.class_names, context.runtime.seed)
+    purified, metrics = purify(
+        settings.method,
+        config,
+        task,
+        noisy.ids,
+        labels.class_names,
+        context.runtime.seed,
+        routes=settings.routes,
+    )
     write_purified(context.paths.purified, purified)
     return metrics
 

@@ -31,6 +31,7 @@ from lnl_core.contracts import (
 )
 from lnl_core.features.user_table import UserFeatures, read_user_features
 from lnl_core.purify.answer import purify
+from lnl_core.purify.routes import RouteSettings
 from lnl_core.stages.purify import purify_task
 
 log = logging.getLogger("lnl")
@@ -57,6 +58,7 @@ def purify_files(
     columns: Columns,
     class_names: Sequence[str] = (),
     trusted_columns: Columns | None = None,
+    routes: RouteSettings | None = None,
 ) -> dict[str, Any]:
     """Purify the labels of `labels` and write `out` (purified.parquet as in the contract).
 
@@ -76,7 +78,7 @@ def purify_files(
         table, skipped = _usable(table, found, str(features))
         noisy, held = table.take(table.where(trusted=False)), table.take(table.where(trusted=True))
         task = purify_task(found.select(noisy.ids, str(features)), noisy, found.tensor(held.ids, str(features)), held)
-        purified, metrics = purify(method, config, task, noisy.ids, table.class_names, seed)
+        purified, metrics = purify(method, config, task, noisy.ids, table.class_names, seed, routes=routes)
     write_purified(out, purified)
     wanted = set(table.ids) | skipped
     quarantined = [row for row in found.quarantined if row.id in wanted]
