@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from lnl_core.contracts import FloatArray, IntArray
+from lnl_core.runtime import Runtime
 
 
 @runtime_checkable
@@ -26,6 +30,22 @@ class FeatureRows(Protocol):
         ...
 
 
+Start = Literal["simclr", "scratch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskImages:
+    """The images of the rows, and what a method needs that trains networks on them. Only the pipeline has them."""
+
+    noisy: UInt8[Tensor, "rows channels height width"]  # in memory or memory-mapped
+    trusted: UInt8[Tensor, "trusted channels height width"]
+    flip: bool  # may weak augmentation mirror?
+    new_backbone: Callable[[Start, int], nn.Module]  # (start, seed) -> an encoder with its `width`, on the CPU
+    runtime: Runtime
+    checkpoint: Path  # file for the state of an unfinished run
+    fingerprint: str  # of the images, labels, encoder and shared settings that a checkpoint belongs to
+
+
 @dataclass(frozen=True, kw_only=True)
 class PurifyTask:
     """The noisy rows and the trusted set, disjoint."""
@@ -36,6 +56,9 @@ class PurifyTask:
     trusted_label: IntArray  # [m] verified
     trusted_observed: IntArray  # [m] what the source had said; NO_LABEL where unknown
     classes: int
+    second_view: FeatureRows | None = None  # [n, d2] another augmentation of the same rows, for methods that read two
+    trusted_second_view: FloatArray | None = None  # [m, d2]
+    images: Callable[[], TaskImages] | None = None  # loads them when a method asks; None: there are features alone
 
 
 @dataclass(frozen=True, kw_only=True)
