@@ -1,9 +1,13 @@
 """Stage `purify`: features and observed labels of the untrusted train rows to purified.parquet.
 
 Features of the noisy rows stream from the cache; those of the trusted rows are held, and what the method states.
+A method that trains networks (`emlc` with `input: images`) also reads the images and the encoder, and wants a GPU for
+more than small images: run the stage where one is (its pool is `cpu`, for most methods need no more).
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from pydantic import SerializeAsAny, field_validator
@@ -15,6 +19,7 @@ from lnl_core.purify import PURIFIERS
 from lnl_core.purify.answer import purify
 from lnl_core.purify.routes import RouteSettings
 from lnl_core.purify.task import FeatureRows, PurifyTask
+from lnl_core.stages.purify_images import task_images
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 
@@ -42,7 +47,10 @@ def run(settings: PurifySettings, context: StageContext) -> Metrics:
     cache = FeatureCache(context.paths.features)
     noisy = labels.take(labels.where(split="train", trusted=False))
     trusted = labels.take(labels.where(split="train", trusted=True))
-    task = purify_task(cache.select(noisy.ids), noisy, cache.tensor(trusted.ids), trusted)
+    task = dataclasses.replace(
+        purify_task(cache.select(noisy.ids), noisy, cache.tensor(trusted.ids), trusted),
+        images=task_images(context, noisy, trusted),
+    )
     config = settings.options[settings.method]
     purified, metrics = purify(
         settings.method,
@@ -74,8 +82,8 @@ STAGE = Stage(
     summary="Purify the labels from features, observed labels and the trusted set",
     settings=section_with_methods("purify", PurifySettings, PURIFIERS),
     run=run,
-    reads=("labels", "features"),
+    reads=("labels", "features", "images", "encoder"),  # the last two for methods on images; features depend on both
     writes=("purified",),
-    shared=("run.seed",),
+    shared=("run.seed", "run.precision", "images", "model"),
     pool="cpu",
 )
