@@ -7,10 +7,15 @@ Neither knows what its backbone reads: `nn.Identity` (or one hidden layer) for c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from lnl_core.purify.meta_training import NoisyBatch, TrustedBatch
+
+Corruption = Literal["random", "adversarial", "observed"]
 
 LABEL_EMBEDDING = 128  # width of the label embedding and of the gate's hidden layer: released code
 
@@ -110,3 +115,59 @@ def corrupt_half(
     picked[torch.randperm(rows, generator=generator)[: rows // 2]] = True
     fed = torch.where(picked.to(label.device), drawn, label)
     return fed, (fed != label).float()
+
+
+class EMLCCorrector(nn.Module):
+    """The teacher with its losses on trusted rows (Eq. 12), as the training loop asks for them.
+
+    Args:
+        corruption: what the gate learns from: `random` and `adversarial` as `corrupt_half`; `observed`: the labels that
+            the source had given the trusted rows, where known, and `random` corruption of the others.
+        gate_supervision: L_BCE at all.
+    """
+
+    def __init__(self, teacher: Teacher, corruption: Corruption, *, gate_supervision: bool) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.corruption = corruption
+        self.gate_supervision = gate_supervision
+
+    def soft_label(self, batch: NoisyBatch, student: nn.Module) -> Float[Tensor, "batch classes"]:  # noqa: ARG002
+        """q of a noisy batch; the student has no say in it."""
+        correction: Correction = self.teacher(batch.inputs, batch.observed)
+        return correction.soft_label
+
+    def supervised_loss(self, trusted: TrustedBatch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """L_CE of the teacher's classifier and, where asked for, L_BCE of its gate."""
+        representation = self.teacher.backbone(trusted.inputs)
+        logits = self.teacher.classifier(representation)
+        losses = {"teacher_ce": nn.functional.cross_entropy(logits.float(), trusted.label)}
+        if self.gate_supervision:
+            fed, corrupted = self._corrupted(trusted, logits, generator)
+            losses["gate_bce"] = gate_loss(self.teacher.correct(representation, logits, fed), corrupted)
+        return losses
+
+    def answer(
+        self,
+        inputs: Tensor,
+        observed: Int[Tensor, " batch"],
+        student: nn.Module,  # noqa: ARG002
+    ) -> Float[Tensor, "batch classes"]:
+        """q of any rows."""
+        correction: Correction = self.teacher(inputs, observed)
+        return correction.soft_label
+
+    def gate(self, inputs: Tensor, observed: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """w of any rows."""
+        correction: Correction = self.teacher(inputs, observed)
+        return correction.gate
+
+    def _corrupted(
+        self, trusted: TrustedBatch, logits: Float[Tensor, "batch classes"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+        how = "random" if self.corruption == "observed" else self.corruption
+        fed, corrupted = corrupt_half(trusted.label, logits, how, generator)
+        if self.corruption != "observed":
+            return fed, corrupted
+        fed = torch.where(trusted.known, trusted.observed, fed)
+        return fed, (fed != trusted.label).float()
