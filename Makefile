@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-purify clean
+.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-emlc bench-purify clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -37,6 +37,9 @@ bench-digits: install ## repeat the results table of README.md over several seed
 bench-purify: install ## purifiers x noise, and up to a million rows, into benchmarks/results (hours)
 	@$(BIN)/python benchmarks/purify.py
 	@$(BIN)/python benchmarks/purify_scaling.py
+
+bench-emlc: install ## cost of a step of EMLC and of MLC in plain training steps
+	@$(BIN)/python benchmarks/emlc_step.py
 
 dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and params.yaml from the preset
 	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
