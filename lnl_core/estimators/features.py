@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from lnl_core.purify.task import FeatureRows
 Rows = npt.NDArray[np.intp]
 
 
+@runtime_checkable
 class FeatureSource(Protocol):
     """Features in the order of the caller's labels."""
 
