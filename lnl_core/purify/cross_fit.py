@@ -157,6 +157,9 @@ def draw_observed(label: IntArray, transition: Array, generator: np.random.Gener
 
 def with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> PurifyTask:
     """The task with some trusted rows at the end of the noisy ones, under their observed label."""
+    if task.second_view is not None and task.trusted_second_view is not None:
+        second = JoinedRows(first=task.second_view, then=task.trusted_second_view[moved])
+        task = dataclasses.replace(task, second_view=second, trusted_second_view=task.trusted_second_view[~moved])
     return dataclasses.replace(
         task,
         noisy=JoinedRows(first=task.noisy, then=task.trusted[moved]),

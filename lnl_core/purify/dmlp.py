@@ -45,6 +45,7 @@ from lnl_core.purify import PURIFIERS
 from lnl_core.purify.dmlp_config import DMLPConfig
 from lnl_core.purify.eac import EAC, with_eac
 from lnl_core.purify.ipc import Choice, IPCHead, IPCPath, dealings_of, search, training_rows
+from lnl_core.purify.published_dmlp import published_dmlp
 from lnl_core.purify.task import Purification, PurifyTask
 
 Array = npt.NDArray[np.float64]
@@ -66,9 +67,9 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
         ConfigError: no trusted rows, or a class without one; the message says what to add.
         ContractError: NaN, infinite or all-constant features.
     """
-    if config.mode != "fixed":
-        raise ConfigError(f"purify.dmlp.mode = {config.mode!r} is not built in yet; use 'fixed'")
     _check_trusted(task)
+    if config.mode != "fixed":
+        return published_dmlp(task, config.published, config.mode, generator)
     moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
     dealings = dealings_of(task.trusted_label, config, generator)
     fold = dealings[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lnl_core.blocks.moments import Transform
 from lnl_core.config import Settings
+from lnl_core.purify.published_settings import PublishedSettings, fill_from_mode
 
 
 class DMLPConfig(Settings):
@@ -29,3 +30,11 @@ class DMLPConfig(Settings):
     eac_splits: int = Field(default=4, ge=2, le=20)  # cross-fitting: a row is predicted by the head of the other splits
     eac_mix: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)  # eta_E of Eq. 11
     prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
+    published: PublishedSettings  # modes `paper` and `reference`; fields that are left out follow the mode
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_mode(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**values, "published": fill_from_mode(values.get("mode", "fixed"), values.get("published"))}
