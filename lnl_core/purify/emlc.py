@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from lnl_core.config import ConfigError, Settings
+from lnl_core.config import Settings
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.emlc_images import EMLCImageSettings, purify_images
 from lnl_core.purify.emlc_teacher import EMLCCorrector, Student, Teacher, feature_backbone
 from lnl_core.purify.meta_features import FeatureSettings, Heads, purify_on_features
 from lnl_core.purify.meta_training import MetaSchedule
@@ -78,6 +79,7 @@ class EMLCConfig(Settings):
 
     mode: Literal["fixed", "paper", "reference"] = "fixed"
     input: Literal["features", "images"] = "features"  # what teacher and student read
+    images: EMLCImageSettings = Field(default_factory=EMLCImageSettings)  # all settings of input: images
     k: int = Field(default=1, ge=1, le=20)  # student steps for one of the teacher; paper: 5 on CIFAR, 1 on Clothing1M
     hidden: int = Field(default=0, ge=0)  # width of a hidden layer before both heads; 0: linear
     mix: bool = False  # half of each trusted batch trains the student; released code, on Clothing1M
@@ -133,7 +135,7 @@ def emlc(task: PurifyTask, config: EMLCConfig, generator: np.random.Generator) -
         ContractError: NaN, infinite or all-constant features.
     """
     if config.input == "images":
-        raise ConfigError("purify.emlc.input = 'images': this step was given features alone; use input: features")
+        return purify_images(task, config.images, generator)
 
     def build(rows: int, features: int, classes: int) -> Heads:  # noqa: ARG001
         return feature_heads(config, features, classes)
