@@ -115,6 +115,8 @@ def purify_on_features(
 ) -> Purification:
     """Train the folds, choose, and answer for every noisy row."""
     data = standardised_sample(task, settings.sample_rows, generator)
+    if min(len(task.trusted_label), len(data.rows)) < 2 * settings.folds:
+        settings = replace(settings, folds=0)  # too few rows to hold any out
     fold_of_trusted, fold_of_noisy = _deal(task, len(data.rows), settings.folds, generator)
     split = np.full(task.noisy.shape[0], -1, dtype=np.int8)  # -1: learnt by no fold, so all may answer
     folds = []
