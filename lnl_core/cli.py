@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lnl_core.config import ConfigError, Params, load_params, load_preset, preset_names
+from lnl_core.label_commands import app as labels_app
+from lnl_core.label_commands import commit
 
 if TYPE_CHECKING:
     from lnl_core.registry import Registry
@@ -31,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+app.add_typer(labels_app, name="labels")
 log = logging.getLogger("lnl")
 
 Overrides = Annotated[
@@ -120,6 +123,9 @@ def purify(
     calibration: Annotated[
         str, typer.Option(help="Trusted rows that test the promise: cross_fit, or split (exact, fewer to learn from).")
     ] = "cross_fit",
+    ledger: Annotated[
+        Path | None, typer.Option(help="Append the changes to this label ledger, as `lnl labels commit` does.")
+    ] = None,
     override: Annotated[
         list[str] | None, typer.Option("-S", "--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
     ] = None,
@@ -153,6 +159,8 @@ def purify(
         routes=parse(RouteSettings, promise, "purify"),
     )
     _print_rows(f"{method} wrote {out}", _purify_summary(metrics))
+    if ledger is not None:
+        commit(out, ledger)
 
 
 @app.command()
