@@ -161,7 +161,7 @@ class MetaTrainer:
         step = 0
         for epoch in range(1, self.schedule.epochs + 1):
             sums: dict[str, list[float]] = {}
-            for picked in shuffled_batches(every, self.schedule.batch_size, generator):
+            for picked in self._batches(every, generator):
                 self._set_rates(step / (per_epoch * self.schedule.epochs))
                 trusted = self._trusted_batch(rows, trusted_rows, generator)
                 batch = NoisyBatch(
@@ -210,6 +210,14 @@ class MetaTrainer:
         if self.schedule.method == "finite_difference":
             return finite_difference(self.student, self._past[-1], direction)
         return fpmg(self.student, self._past, direction, joined=self.schedule.joined)
+
+    def _batches(self, rows: Int[Tensor, " rows"], generator: torch.Generator) -> list[Int[Tensor, " batch"]]:
+        """An epoch; of one size where products meet another step's labels, at the cost of a row a batch."""
+        batches = shuffled_batches(rows, self.schedule.batch_size, generator)
+        if self.schedule.joined == "matched":
+            return batches
+        smallest = min(len(batch) for batch in batches)
+        return [batch[:smallest] for batch in batches]
 
     def _trusted_batch(self, rows: MetaRows, order: Iterator[int], generator: torch.Generator) -> TrustedBatch:
         picked = torch.tensor([next(order) for _ in range(self.schedule.trusted_batch_size)])
