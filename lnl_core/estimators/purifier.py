@@ -54,6 +54,7 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         confidence_: [n] probability that the label is right; 1 where trusted.
         soft_labels_: [n, K] p(true label | features, observed label), columns as in `classes_`.
         changed_: [n] whether the label is another than the one given.
+        route_: [n] keep, relabel or review; without a promise about wrong changes no row is left to review.
         classes_: [K] sorted.
         ids_: [n] ids of the rows; their numbers as texts where features were an array.
         metrics_: what the method reports: choices, noise rate, transition matrix.
@@ -154,6 +155,8 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.confidence_[rows.noisy] = purified.confidence
         self.labels_ = self.classes_[label]
         self.changed_ = (label != rows.observed) & (rows.observed != NO_LABEL)
+        self.route_ = np.where(self.changed_, "relabel", "keep").astype(object)
+        self.route_[rows.noisy] = purified.route
         self.ids_, self.metrics_ = ids, dict(metrics)
 
     def _fit_head(self, source: FeatureSource, rows: _Rows, task: PurifyTask) -> LinearProbe | None:
