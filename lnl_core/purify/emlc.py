@@ -72,6 +72,7 @@ MODES: dict[str, dict[str, Any]] = {
         "trusted_in_noisy": False,
     },
 }
+HIDDEN_LAYER = {"weight_decay": 5e-4, "classifier_decay": 5e-4}  # what shrinks a linear head stops a hidden layer
 
 
 class EMLCConfig(Settings):
@@ -101,9 +102,7 @@ class EMLCConfig(Settings):
     answer: Literal["best", "student", "teacher"]  # what becomes the purified label
     corruption: Literal["random", "adversarial", "observed"]  # wrong labels that the gate learns from
     gate_supervision: bool  # L_BCE; off in the released code's CIFAR runs
-    jvp_joined: Literal[
-        "matched", "reversed"
-    ]  # k > 1: the released code meets step tau's product with another's labels
+    jvp_joined: Literal["matched", "reversed"]  # k > 1: the released code joins the products in reverse
     trusted_in_noisy: bool  # the released code's noisy rows include most trusted ones
 
     @model_validator(mode="before")
@@ -111,7 +110,9 @@ class EMLCConfig(Settings):
     def _fill_from_mode(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
+        mode = values.get("mode", "fixed")
+        deep = HIDDEN_LAYER if mode == "fixed" and values.get("hidden") else {}
+        return {**MODES.get(mode, {}), **deep, **values}
 
     @model_validator(mode="after")
     def _check_folds(self) -> EMLCConfig:
