@@ -155,7 +155,7 @@ def test_a_table_and_a_cache_on_disk_are_joined_on_id(digits: Digits, fitted: Na
         assert one.predict_proba(digits.features[:3]).shape == (3, 5)
 
 
-def test_new_rows_are_answered_by_a_head_on_the_purified_labels(digits: Digits, fitted: NamedEstimator) -> None:
+def test_new_rows_are_answered_by_a_head_on_the_purified_labels(fitted: NamedEstimator) -> None:
     data = load_digits(n_class=5)
     probabilities = fitted.predict_proba(data.data)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)

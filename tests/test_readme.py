@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml").read_text(encoding="utf-8"))
 TRUSTED = 150
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/architecture.md", "docs/estimators.md"]
 
 
 def commands(start: str) -> list[str]:
@@ -108,9 +109,7 @@ def test_run_on_a_folder_of_images(noisy_digits: tuple[np.ndarray, ...], tmp_pat
     assert len(pa_csv.read_csv(tmp_path / "predicted.csv")) == 400
 
 
-@pytest.mark.parametrize(
-    "file", ["README.md", "CONTRIBUTING.md", "docs/own-data.md", "docs/architecture.md", "docs/estimators.md"]
-)
+@pytest.mark.parametrize("file", PAGES)
 def test_links_and_targets_exist(file: str) -> None:
     text = (REPOSITORY / file).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -9,6 +9,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from lnl_core.config import Settings, parse
 from lnl_core.estimators.purifier import HEAD_ROWS, PurifierEstimator
 from lnl_core.purify import PURIFIERS
@@ -30,7 +32,8 @@ class NamedEstimator(PurifierEstimator):
             setattr(self, name, settings.get(name, default))
 
     def _method(self) -> tuple[str, Settings]:
-        given = {name: getattr(self, name) for name in self._defaults if name not in OWN}
+        values = {name: getattr(self, name) for name in self._defaults if name not in OWN}
+        given = {name: value for name, value in values.items() if value is not self._defaults[name]}
         return self.method, parse(PURIFIERS.get(self.method).config, given, self.method)
 
 
@@ -51,7 +54,7 @@ def class_name(method: str, config: str) -> str:
 def named_estimator(method: str) -> type[NamedEstimator]:
     """The class of a purifier."""
     entry = PURIFIERS.get(method)
-    fields = {name: field.get_default(call_default_factory=True) for name, field in entry.config.model_fields.items()}
+    fields = {name: _default(field) for name, field in entry.config.model_fields.items()}
     assert not fields.keys() & OWN.keys(), f"settings of {method} may not be called {sorted(OWN)}"
     defaults = {**fields, **OWN}
 
@@ -73,3 +76,8 @@ def named_estimator(method: str) -> type[NamedEstimator]:
         "_defaults": defaults,
     }
     return type(name, (NamedEstimator,), body)
+
+
+def _default(field: FieldInfo) -> Any:
+    """None where the settings fill a field that is left out, by mode; `fit` passes on what was changed and no more."""
+    return None if field.is_required() else field.get_default(call_default_factory=True)
