@@ -122,9 +122,9 @@ def fpmg(
 
 
 def joined_surrogate(
-    steps: Sequence[StudentStep], products: Sequence[Float[Tensor, "batch classes"]], *, joined: str = "matched"
+    steps: Sequence[StudentStep], products: Sequence[Tensor], *, joined: str = "matched"
 ) -> Float[Tensor, ""]:
-    """The discounted sum of Eq. 11 from products that are there already, the oldest step first."""
+    """The discounted sum of Eq. 11 from products [batch, classes] that are there already, the oldest step first."""
     total, discount = torch.zeros((), device=products[0].device), 1.0
     for back in range(len(steps)):
         step, jvp = steps[-1 - back], products[-1 - back]

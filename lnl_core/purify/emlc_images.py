@@ -63,7 +63,7 @@ class _Run:
     """What training holds; all of it goes into the checkpoint."""
 
     networks: EMLCNetworks
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, int | float]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         nets = self.networks
@@ -124,8 +124,8 @@ def purify_images(task: PurifyTask, config: EMLCImageSettings, generator: np.ran
 def _data(task: PurifyTask, config: EMLCImageSettings, generator: np.random.Generator) -> _Data:
     if task.images is None:
         raise ConfigError(
-            "emlc.input = 'images': there are no images here, features alone; run the pipeline (`lnl run`), "
-            "whose stage purify reads them, or use emlc.input=features"
+            "purify.emlc.input = 'images': there are no images here, features alone; run the pipeline (`lnl run`), "
+            "whose stage purify reads them, or use input: features"
         )
     images = task.images()
     assert len(images.noisy) == len(task.observed), "an image a noisy row"
@@ -192,6 +192,8 @@ def _epoch(networks: EMLCNetworks, data: _Data, config: EMLCImageSettings, epoch
     """One pass over the noisy rows; mean losses. The epoch has its own generator, so a resumed run draws the same."""
     generator = torch.Generator().manual_seed(seed_for(data.seed, "epoch", epoch))
     batches = shuffled_batches(torch.arange(len(data.task.observed)), config.batch_size, generator)
+    if config.joined == "reversed":  # steps exchange their rows, so all need as many
+        batches = [rows[: min(map(len, batches))] for rows in batches]
     trusted = endless_rows(data.learnt, generator)
     networks.teacher.train()
     networks.student.train()

@@ -67,7 +67,7 @@ class Purification:
 
     posterior: FloatArray  # [n, K] p(true label | features, observed label); rows sum to 1
     metrics: Mapping[str, Any]  # numbers and small tables for metrics.json
-    curve: tuple[Mapping[str, float], ...] = ()  # one record a step, for the report
+    curve: tuple[Mapping[str, int | float], ...] = ()  # one record a step, for the report
     trusted_posterior: FloatArray | None = None
     """[m, K] out of fold: p(true label | features, observed label) of each trusted row by a fit that did not see its
     verified label; without the observed label as evidence where that is unknown. None: the method leaves it to the
