@@ -89,18 +89,11 @@ def trusted_answers(
     Returns:
         None without trusted rows, or where the method has no answer for any.
     """
-    if len(task.trusted_label) == 0 or (found.trusted_posterior is None and folds < 2):
-        return None
     if transition is None:
         transition = implied_transition(found.posterior, task.observed)
     simulated = task.trusted_observed == NO_LABEL
-    drawn = draw_observed(task.trusted_label, transition, generator)
-    observed = np.where(simulated, drawn, task.trusted_observed).astype(np.int32)
-    if found.trusted_posterior is None:
-        answer = cross_fit(make, config, task, observed, generator, folds=folds)
-    else:
-        answer = found.trusted_posterior.astype(np.float32)
-        answer[simulated] = posterior(answer[simulated], transition, observed[simulated])
+    observed = known_or_drawn(task, transition, generator)
+    answer = out_of_fold(make, config, task, found, observed, transition, generator, folds=folds)
     judged = np.isfinite(answer).all(axis=1)
     if not judged.any():
         return None
@@ -110,6 +103,38 @@ def trusted_answers(
         observed=observed[judged],
         simulated=simulated[judged],
     )
+
+
+def out_of_fold(
+    make: Purifier,
+    config: Settings,
+    task: PurifyTask,
+    found: Purification,
+    observed: IntArray,
+    transition: Array,
+    generator: np.random.Generator,
+    *,
+    folds: int,
+) -> FloatArray:
+    """[m, K] answers with the labels `observed` [m] as evidence; NaN where there is none.
+
+    The method's own answers lack that evidence where the observed label is unknown: Bayes' rule adds it, by
+    `transition`.
+    """
+    if found.trusted_posterior is not None:
+        answer = found.trusted_posterior.astype(np.float32)
+        unknown = task.trusted_observed == NO_LABEL
+        answer[unknown] = posterior(answer[unknown], transition, observed[unknown])
+        return answer
+    if len(task.trusted_label) == 0 or folds < 2:
+        return np.full((len(task.trusted_label), task.classes), np.nan, dtype=np.float32)
+    return cross_fit(make, config, task, observed, generator, folds=folds)
+
+
+def known_or_drawn(task: PurifyTask, transition: Array, generator: np.random.Generator) -> IntArray:
+    """[m] the observed labels of the trusted rows, unknown ones drawn from row T[verified]."""
+    drawn = draw_observed(task.trusted_label, transition, generator)
+    return np.where(task.trusted_observed == NO_LABEL, drawn, task.trusted_observed).astype(np.int32)
 
 
 def cross_fit(
