@@ -4,7 +4,7 @@ Teacher and student are PreAct ResNet-18, images 32x32, so many noisy and as man
 step is forward, backward and update on the noisy rows. The variants take turns within each round, so that other work on
 the machine hits all alike, and every ratio is the median over rounds of the ratio within a round.
 
-MLC comes in two shapes, for "MLC's step" means either:
+MLC comes in two shapes; the second alone has the same networks to train, so the bound is for that:
   as released   its own procedure: teacher a small network on the student's features, meta-gradient by backward through
                 the student's gradient, which also runs into the student's weights, and a trusted gradient before and
                 after the step;
@@ -36,12 +36,13 @@ from lnl_core.purify.emlc_step import EMLCNetworks, NoisyAndTrusted, StepSetting
 from lnl_core.runtime import Runtime
 
 CLASSES = 10
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SETTINGS = StepSettings(student_lr=1e-3, teacher_lr=1e-3, corruption="random", joined="matched", mix=False)
 BOUNDS = (
     ("EMLC, float32", "plain, float32", "at most", 5.0),
     ("EMLC, float32 channels-last", "plain, float32 channels-last", "at most", 5.0),
     ("EMLC, bfloat16 channels-last", "plain, bfloat16 channels-last", "at most", 5.0),
-    ("MLC as released, float32", "EMLC, float32", "at least", 1.2),
+    ("MLC as released, float32", "EMLC, float32", "", 0.0),
     ("MLC by differences, float32", "EMLC, float32", "at least", 1.2),
     ("EMLC, float32", "EMLC, bfloat16 channels-last", "at least", 1.8),
     ("plain, float32", "plain, bfloat16 channels-last", "", 0.0),
@@ -166,14 +167,14 @@ def variants(batch: int, width: int) -> dict[str, Callable[[], None]]:
     }
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def measure(steps: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of each variant by round; one round before them warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number, (name, step) in itertools.product(range(rounds + 1), steps.items()):
-        started = time.perf_counter()
+        started = clock()
         step()
         if number:
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 
@@ -187,12 +188,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: seconds of computing, on a busy machine with --threads 1"
+    )
     parser.add_argument("--batch", type=int, default=32, help="noisy rows, and as many trusted ones")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage; 64 is ResNet-18")
     parser.add_argument("--json", action="store_true", help="print seconds and ratios as JSON")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    seconds = measure(variants(asked.batch, asked.width), asked.rounds)
+    seconds = measure(variants(asked.batch, asked.width), asked.rounds, CLOCKS[asked.clock])
     ratios = {(over, under): ratio(seconds, over, under) for over, under, _, _ in BOUNDS}
     if asked.json:
         table: dict[str, Any] = {"seconds": {name: statistics.median(found) for name, found in seconds.items()}}

@@ -121,8 +121,8 @@ def test_labels_get_better_and_trusted_rows_judge_them(paths: Layout) -> None:
 @pytest.mark.parametrize(
     ("run", "images"),
     [
-        ({}, {"k": 3, "mix": True}),
-        ({}, {"k": 3, "joined": "reversed", "batch_size": 48, "corruption": "none"}),
+        ({}, {"k": 3, "mix": True, "epochs": 16}),
+        ({}, {"k": 3, "joined": "reversed", "epochs": 16, "batch_size": 48, "corruption": "none"}),
         ({"precision": "bfloat16"}, {"corruption": "adversarial", "start": "simclr", "held_out": 0}),
     ],
 )
