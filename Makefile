@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-emlc bench-purify clean
+.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-dmlp bench-emlc bench-purify clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -37,6 +37,9 @@ bench-digits: install ## repeat the results table of README.md over several seed
 bench-purify: install ## purifiers x noise, and up to a million rows, into benchmarks/results (hours)
 	@$(BIN)/python benchmarks/purify.py
 	@$(BIN)/python benchmarks/purify_scaling.py
+
+bench-dmlp: install ## DMLP against the slow twin of its published procedure: seconds, labels right (an hour)
+	@$(BIN)/python benchmarks/dmlp_speed.py
 
 bench-emlc: install ## cost of a step of EMLC and of MLC in plain training steps
 	@$(BIN)/python benchmarks/emlc_step.py
