@@ -79,5 +79,6 @@ def named_estimator(method: str) -> type[NamedEstimator]:
 
 
 def _default(field: FieldInfo) -> Any:
-    """None where the settings fill a field that is left out, by mode; `fit` passes on what was changed and no more."""
-    return None if field.is_required() else field.get_default(call_default_factory=True)
+    """The setting's own, where it is immutable; None leaves the field to the settings, which may fill it by mode."""
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    return value if isinstance(value, str | int | float | tuple) else None

@@ -29,6 +29,7 @@ from lnl_core.estimators.labels import GivenLabels, classes_of
 from lnl_core.estimators.trusted import GivenTrusted, id_labels, trusted_of
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.answer import purify
+from lnl_core.purify.check import CheckedFeatures
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.runtime import seed_for
 
@@ -166,7 +167,8 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         count = min(self.head_rows, len(rows.noisy))
         picked = np.sort(generator.choice(len(rows.noisy), size=count, replace=False))
         soft = np.concatenate([self.soft_labels_[rows.noisy[picked]], np.eye(task.classes)[rows.verified]])
-        features = np.concatenate([_read(source.stream(rows.noisy[picked])), task.trusted])
+        sample = CheckedFeatures(source.stream(rows.noisy[picked]), source.ids[rows.noisy[picked]])
+        features = np.concatenate([_read(sample), task.trusted])
         return fit_linear_probe(torch.from_numpy(features), torch.from_numpy(soft.astype(np.float32)), task.classes)
 
 
@@ -206,7 +208,7 @@ def _split(source: FeatureSource, given: GivenLabels, trusted: GivenTrusted, cla
     if len(neither):
         raise ContractError(
             f"{given.what}: row {neither[0]} (id {source.ids[neither[0]]!r}) has no label and is not trusted "
-            f"({len(neither)} such rows); leave these rows out"
+            f"({len(neither)} such rows); leave these rows out, or, where -1 is a class, call it otherwise"
         )
     noisy = source.order[~is_trusted[source.order]]
     return _Rows(observed=observed, noisy=noisy, trusted=trusted, verified=verified)
