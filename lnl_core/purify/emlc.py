@@ -33,7 +33,8 @@ from lnl_core.config import Settings
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.emlc_images import EMLCImageSettings, purify_images
 from lnl_core.purify.emlc_teacher import EMLCCorrector, Student, Teacher, feature_backbone
-from lnl_core.purify.meta_features import FeatureSettings, Heads, purify_on_features
+from lnl_core.purify.meta_features import purify_on_features
+from lnl_core.purify.meta_folds import FeatureSettings, Heads
 from lnl_core.purify.meta_training import MetaSchedule
 from lnl_core.purify.task import Purification, PurifyTask
 

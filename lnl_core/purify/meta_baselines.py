@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from lnl_core.config import Settings
 from lnl_core.purify.emlc_teacher import Student, feature_backbone
-from lnl_core.purify.meta_features import FeatureCorrector, FeatureSettings, Heads
+from lnl_core.purify.meta_folds import FeatureCorrector, FeatureSettings, Heads
 from lnl_core.purify.meta_training import MetaSchedule
 
 

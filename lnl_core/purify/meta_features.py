@@ -11,103 +11,34 @@ Features stream two or three times: sample, student's answers, teacher's answers
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
 from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.progress import progress_bar
-from lnl_core.purify.meta_training import Corrector, EpochEnd, FeatureInputs, MetaRows, MetaSchedule, MetaTrainer
+from lnl_core.purify.meta_folds import (
+    Build,
+    FeatureSettings,
+    Fold,
+    Standardised,
+    deal,
+    fit,
+    log_answer,
+    standardised_sample,
+)
 from lnl_core.purify.task import Purification, PurifyTask
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 AnswerKind = Literal["student", "teacher"]
-KEPT = 12  # states of a fold's networks that are kept to choose from
-FLOOR = 1e-6  # a soft label below counts as this where its logarithm is taken
-
-
-@runtime_checkable
-class FeatureCorrector(Corrector, Protocol):
-    """A corrector that also answers for rows outside training."""
-
-    def answer(
-        self, inputs: Float[Tensor, "batch features"], observed: Int[Tensor, " batch"], student: nn.Module
-    ) -> Float[Tensor, "batch classes"]:
-        """The corrected label."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heads:
-    """The networks of one fold."""
-
-    student: nn.Module
-    corrector: FeatureCorrector
-    optimizer: torch.optim.Optimizer | None
-
-
-Build = Callable[[int, int, int], Heads]  # (rows learnt from, features, classes) with torch's generator seeded
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSettings:
-    """What the feature mode of every such method needs."""
-
-    name: str
-    schedule: MetaSchedule
-    min_steps: int  # epochs are repeated until so many steps are taken
-    sample_rows: int
-    folds: int  # 0: nothing is held out, as published
-    answer: Literal["best", "student", "teacher"]
-    trusted_in_noisy: bool = False  # trusted rows are also learnt from with their observed labels
-
-
-@dataclass(kw_only=True)
-class Fold:
-    """One fold's networks, what they said of held-out trusted rows, and copies of them."""
-
-    heads: Heads
-    held: Rows  # trusted rows that were not learnt from; all of them where nothing is held out
-    student_logits: list[Array] = field(default_factory=list)  # [h, K] for each kept state
-    teacher_logs: list[Array] = field(default_factory=list)  # [h, K] log q; NaN where the observed label is unknown
-    states: list[tuple[Any, Any]] = field(default_factory=list)
-    records: list[dict[str, float]] = field(default_factory=list)
-
-    def load(self, number: int) -> None:
-        """Put kept state `number` back into the networks."""
-        student, corrector = self.states[number]
-        self.heads.student.load_state_dict(student)
-        self.heads.corrector.load_state_dict(corrector)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standardised:
-    """A sample of noisy rows and the trusted rows, each feature with mean 0 and variance 1 over the sample."""
-
-    rows: Rows  # [s] numbers of the sampled rows, ascending
-    noisy: Float[Tensor, "rows features"]
-    trusted: Float[Tensor, "trusted features"]
-    mean: FloatArray
-    scale: FloatArray
-
-    def of(self, features: FloatArray) -> Float[Tensor, "batch features"]:
-        """Any rows in the same measure."""
-        return torch.from_numpy((features - self.mean) * self.scale)
 
 
 def purify_on_features(
@@ -117,7 +48,7 @@ def purify_on_features(
     data = standardised_sample(task, settings.sample_rows, generator)
     if min(len(task.trusted_label), len(data.rows)) < 2 * settings.folds:
         settings = replace(settings, folds=0)  # too few rows to hold any out
-    fold_of_trusted, fold_of_noisy = _deal(task, len(data.rows), settings.folds, generator)
+    fold_of_trusted, fold_of_noisy = deal(task, len(data.rows), settings.folds, generator)
     split = np.full(task.noisy.shape[0], -1, dtype=np.int8)  # -1: learnt by no fold, so all may answer
     folds = []
     for number in range(max(settings.folds, 1)):
@@ -126,122 +57,13 @@ def purify_on_features(
         seen = np.flatnonzero(fold_of_noisy != number)
         seed = int(generator.integers(2**62))
         title = f"{settings.name}: fit {number + 1} of {max(settings.folds, 1)}"
-        folds.append(_fit(task, data, learnt, held, seen, settings, build, seed, title))
+        folds.append(fit(task, data, learnt, held, seen, settings, build, seed, title))
     if settings.folds:
         split[data.rows] = fold_of_noisy
     chosen = _choose(folds, task, settings)
     for fold in folds:
         fold.load(chosen.state)
     return _answer(folds, chosen, split, data, task, settings)
-
-
-def standardised_sample(task: PurifyTask, most: int, generator: np.random.Generator) -> Standardised:
-    """One pass over the noisy features; a feature that hardly varies over the sample is left out (scale 0)."""
-    total, width = task.noisy.shape
-    rows = np.sort(generator.choice(total, size=min(most, total), replace=False))
-    values = np.empty((len(rows), width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        values[start:stop] = batch[rows[start:stop] - block.start]
-    mean = values.mean(axis=0, dtype=np.float64)
-    std = values.std(axis=0, dtype=np.float64)
-    alive = std > 1e-5 * max(float(std.max(initial=0.0)), 1e-30)
-    scale = np.where(alive, 1 / np.where(alive, std, 1.0), 0.0).astype(np.float32)
-    mean = mean.astype(np.float32)
-    values -= mean
-    values *= scale
-    trusted = torch.from_numpy((task.trusted.astype(np.float32) - mean) * scale)
-    return Standardised(rows=rows, noisy=torch.from_numpy(values), trusted=trusted, mean=mean, scale=scale)
-
-
-def _deal(task: PurifyTask, sampled: int, folds: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
-    """Fold numbers of the trusted rows and of the sampled noisy rows; -1 throughout where nothing is held out."""
-    if not folds:
-        return np.full(len(task.trusted_label), -1), np.full(sampled, -1)
-    trusted = stratified_folds(task.trusted_label, folds, generator.permutation(len(task.trusted_label)))
-    return trusted, generator.permutation(sampled) % folds
-
-
-def _fit(
-    task: PurifyTask,
-    data: Standardised,
-    learnt: Rows,
-    held: Rows,
-    seen: Rows,
-    settings: FeatureSettings,
-    build: Build,
-    seed: int,
-    title: str,
-) -> Fold:
-    """Train one fold's networks and look at them about `KEPT` times."""
-    rows = meta_rows(task, data, learnt, seen, trusted_in_noisy=settings.trusted_in_noisy)
-    steps = math.ceil(len(rows.noisy) / settings.schedule.batch_size)
-    epochs = max(settings.schedule.epochs, math.ceil(settings.min_steps / steps))
-    schedule = replace(settings.schedule, epochs=epochs)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        heads = build(len(rows.noisy), data.noisy.shape[1], task.classes)
-    trainer = MetaTrainer(heads.student, heads.corrector, heads.optimizer, schedule)
-    fold = Fold(heads=heads, held=held)
-    every = math.ceil(epochs / KEPT)
-    with progress_bar(title, epochs, "epochs") as advance:
-        for end in trainer.run(rows, torch.Generator().manual_seed(seed)):
-            if (epochs - end.epoch) % every == 0:
-                _look(fold, end, task, data)
-            advance(note=f"student loss {end.losses['student_loss']:.3f}")
-    return fold
-
-
-def meta_rows(
-    task: PurifyTask, data: Standardised, learnt: Rows, seen: Rows, *, trusted_in_noisy: bool = False
-) -> MetaRows:
-    """The tensors of a fit on the trusted rows `learnt` and the sampled noisy rows `seen`."""
-    noisy, observed = data.noisy[torch.from_numpy(seen)], task.observed[data.rows[seen]]
-    if trusted_in_noisy:
-        again = learnt[task.trusted_observed[learnt] != NO_LABEL]
-        noisy = torch.cat([noisy, data.trusted[torch.from_numpy(again)]])
-        observed = np.concatenate([observed, task.trusted_observed[again]])
-    return MetaRows(
-        noisy=FeatureInputs(values=noisy),
-        observed=torch.from_numpy(observed.astype(np.int64)),
-        trusted=FeatureInputs(values=data.trusted),
-        trusted_label=torch.from_numpy(task.trusted_label.astype(np.int64)),
-        trusted_observed=torch.from_numpy(task.trusted_observed.astype(np.int64)),
-        learnt=torch.from_numpy(learnt),
-    )
-
-
-@torch.no_grad()
-def _look(fold: Fold, end: EpochEnd, task: PurifyTask, data: Standardised) -> None:
-    """What the networks say of the held-out trusted rows now, and a copy of them."""
-    inputs, label = data.trusted[torch.from_numpy(fold.held)], task.trusted_label[fold.held]
-    observed = task.trusted_observed[fold.held]
-    known = observed != NO_LABEL
-    student, corrector = fold.heads.student, fold.heads.corrector
-    logits = student(inputs).double().numpy()
-    logs = np.full(logits.shape, np.nan)
-    if known.any():
-        logs[known] = _log_answer(corrector, inputs[torch.from_numpy(known)], observed[known], student)
-    fold.student_logits.append(logits)
-    fold.teacher_logs.append(logs)
-    fold.states.append((_copied(student), _copied(corrector)))
-    record = {"epoch": float(end.epoch), **end.losses, "student_accuracy": float((logits.argmax(1) == label).mean())}
-    gate = getattr(corrector, "gate", None)
-    for name, which in (("gate_right", observed == label), ("gate_wrong", known & (observed != label))):
-        if gate is not None and which.any():
-            picked = torch.from_numpy(observed[which].astype(np.int64))
-            record[name] = float(gate(inputs[torch.from_numpy(which)], picked).mean())
-    fold.records.append(record)
-
-
-def _log_answer(corrector: FeatureCorrector, inputs: Tensor, observed: IntArray, student: nn.Module) -> Array:
-    with torch.no_grad():
-        found = corrector.answer(inputs, torch.from_numpy(observed.astype(np.int64)), student)
-    return np.asarray(np.log(np.maximum(found.double().numpy(), FLOOR)))
-
-
-def _copied(network: Any) -> dict[str, Any]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 # --- choosing ----------------------------------------------------------------------------------------------------
@@ -295,7 +117,10 @@ def _candidate(
         loss = 1 - accuracy
     else:
         teacher = gathered([fold.teacher_logs[state] for fold in folds], folds, task)
-        loss, accuracy = _judged(teacher if kind == "teacher" else student, task, evidence=kind == "student")
+        judged = (
+            kind if np.isfinite(teacher).all(axis=1).any() else "student"
+        )  # no observed label: the student stands in
+        loss, accuracy = _judged(teacher if judged == "teacher" else student, task, evidence=judged == "student")
     epoch = folds[0].records[state]["epoch"]
     return Candidate(kind=kind, state=state, epoch=epoch, loss=loss, accuracy=accuracy)
 
@@ -339,7 +164,8 @@ def _answer(
     """The posterior of every noisy row, and of every trusted row out of fold."""
     logits = gathered([fold.student_logits[chosen.state] for fold in folds], folds, task)
     scores = _all_scores(folds, split, data, task, "student")
-    link = fit_link(logits, task.trusted_label) if settings.folds else SoftmaxLink(1.0, np.zeros(task.classes))
+    judged = np.full(len(logits), bool(settings.folds))
+    link = _calibration(logits[judged], task.trusted_label[judged])
     probabilities = link(scores)
     transition = estimate_transition(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
@@ -353,6 +179,11 @@ def _answer(
     return Purification(posterior=answer, metrics=metrics, curve=_curve(folds), trusted_posterior=trusted)
 
 
+def _calibration(scores: Array, label: IntArray) -> SoftmaxLink:
+    """The link that held-out scores ask for; plain softmax where there are none."""
+    return fit_link(scores, label) if len(scores) else SoftmaxLink(1.0, np.zeros(scores.shape[1]))
+
+
 def _teacher_answer(
     folds: list[Fold],
     chosen: Chosen,
@@ -363,8 +194,7 @@ def _teacher_answer(
 ) -> FloatArray:
     logs = gathered([fold.teacher_logs[chosen.state] for fold in folds], folds, task)
     known = np.isfinite(logs).all(axis=1)
-    calibrated = settings.folds and known.any()
-    link = fit_link(logs[known], task.trusted_label[known]) if calibrated else SoftmaxLink(1.0, np.zeros(task.classes))
+    link = _calibration(logs[known & bool(settings.folds)], task.trusted_label[known & bool(settings.folds)])
     return link(_all_scores(folds, split, data, task, "teacher")).astype(np.float32)
 
 
@@ -387,7 +217,7 @@ def _all_scores(
 @torch.no_grad()
 def _scores(fold: Fold, inputs: Tensor, observed: IntArray, kind: AnswerKind) -> Array:
     if kind == "teacher":
-        return _log_answer(fold.heads.corrector, inputs, observed, fold.heads.student)
+        return log_answer(fold.heads.corrector, inputs, observed, fold.heads.student)
     logits: Array = fold.heads.student(inputs).double().numpy()
     return logits
 
@@ -409,7 +239,7 @@ def _trusted_posterior(folds: list[Fold], chosen: Chosen, data: Standardised, ta
             answer[known] = posterior(link(logits[known]), transition, task.trusted_observed[known])
         else:
             rest = others[np.isfinite(logs[others]).all(axis=1)]
-            answer[known] = fit_link(logs[rest], task.trusted_label[rest])(logs[known])
+            answer[known] = _calibration(logs[rest], task.trusted_label[rest])(logs[known])
     return answer
 
 

@@ -15,7 +15,8 @@ from lnl_core.contracts import NO_LABEL
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.emlc import EMLCConfig, emlc, feature_heads, feature_settings
 from lnl_core.purify.emlc_teacher import Student, feature_backbone
-from lnl_core.purify.meta_features import Heads, meta_rows, purify_on_features, standardised_sample
+from lnl_core.purify.meta_features import purify_on_features
+from lnl_core.purify.meta_folds import Heads, meta_rows, standardised_sample
 from lnl_core.purify.meta_training import NoisyBatch, TrustedBatch
 from lnl_core.purify.task import Purification, PurifyTask
 
@@ -111,6 +112,17 @@ def test_works_where_nobody_knows_the_observed_labels_of_trusted_rows() -> None:
     assert found.trusted_posterior is not None
     assert np.isfinite(found.trusted_posterior).all()
     assert right(found, true) > 0.8
+
+
+@pytest.mark.parametrize("known", [0, 5])
+def test_the_teachers_answer_can_be_asked_for_where_few_observed_labels_are_known(known: int) -> None:
+    task, _ = digits(0.5, noisy=200, trusted=40)
+    task.trusted_observed[known:] = NO_LABEL
+    found = emlc(task, EMLCConfig(answer="teacher", min_steps=30), np.random.default_rng(0))
+    assert found.metrics["chosen"]["answer"] == "teacher"
+    assert found.trusted_posterior is not None
+    assert np.isfinite(found.posterior).all()
+    assert np.isfinite(found.trusted_posterior).all()
 
 
 @pytest.mark.parametrize("mode", ["paper", "reference"])
