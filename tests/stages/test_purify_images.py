@@ -122,7 +122,7 @@ def test_labels_get_better_and_trusted_rows_judge_them(paths: Layout) -> None:
     ("run", "images"),
     [
         ({}, {"k": 3, "mix": True, "epochs": 16}),
-        ({}, {"k": 3, "joined": "reversed", "epochs": 16, "batch_size": 48, "corruption": "none"}),
+        ({}, {"k": 3, "joined": "reversed", "epochs": 16, "batch_size": 48}),
         ({"precision": "bfloat16"}, {"corruption": "adversarial", "start": "simclr", "held_out": 0}),
     ],
 )
