@@ -5,6 +5,7 @@ Held in memory: the base table and the last row of each id.
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from lnl_core.blocks.class_labels import label_text
@@ -65,7 +65,7 @@ def write_labels_table(table: pa.Table, out: Path) -> None:
         raise ConfigError(f"--out {out}: extension {out.suffix!r}; allowed are .csv and .parquet")
     with atomic_path(out) as temporary:
         if out.suffix == ".csv":
-            pa_csv.write_csv(table, temporary, pa_csv.WriteOptions(quoting_style="needed"))
+            _write_csv(table, temporary)
         else:
             pq.write_table(table, temporary, compression="zstd")
 
@@ -123,6 +123,15 @@ def link_images(table: pa.Table, images: list[Path], out: Path, kind: LinkKind) 
             own = twice[labels[row], images[row].name] == 1
             _link(images[row], folder / labels[row] / (images[row].name if own else _flat(ids[row], images[row])), kind)
     return len(rows)
+
+
+def _write_csv(table: pa.Table, path: Path) -> None:
+    """Quotes where they are needed alone, for a person will edit it (pyarrow's writer quotes every text)."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.column_names)
+        for batch in table.to_batches(max_chunksize=100_000):
+            writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _flat(name: str, image: Path) -> str:
