@@ -26,7 +26,7 @@ What cannot be known: without anchors T is identified only as far as most labels
 asymmetric noise two classes may come out swapped, and close to pure noise the classes are only as good as the features'
 clusters. Anchors with known observed labels cure both.
 
-Held: a sample of at most `rows` rows and the trusted ones in float32, twice, Gram matrices [d, d] in float64, and n x K.
+Held: a sample of at most `rows` rows and the trusted ones in float32, twice; Gram matrices [d, d] in float64; n x K.
 The features stream twice, once where the sample is everything.
 """
 
@@ -66,7 +66,9 @@ class TwoEMConfig(Settings):
 
     mode: Literal["fixed", "paper"] = "fixed"  # paper: Eq. 11 as printed, the corrupted label is thrown away
     rows: int = Field(default=50_000, ge=10)  # the heads learn on a uniform sample of at most this many rows
-    ridge: tuple[float, ...] = Field(default=(0.001, 0.01, 0.1, 1.0), min_length=1)  # per row; leave-one-out chooses
+    ridge: tuple[float, ...] = Field(
+        default=(0.01, 0.1), min_length=1
+    )  # per row; larger ones fit noisy labels, not targets
     cycles: int = Field(default=40, ge=1)  # most E- and M-steps
     tolerance: float = Field(default=1e-3, ge=0)  # the cycles end when targets move less than this in the mean
     smoothing: float = Field(default=10.0, ge=0)  # rows of the start added to each class of T: small classes stay near

@@ -111,7 +111,9 @@ def leave_one_out(
 ) -> LeaveOneOut:
     """The transform and penalty that predict the observed labels of the `scored` rows best, each without itself.
 
-    No verified label and no noise rate is needed for that choice: a label predicts as well as its noise lets it.
+    No verified label and no noise rate is needed for that choice: a label predicts as well as its noise lets it. What
+    counts is the cosine of prediction and label, not the error: the noise shrinks the best prediction, so the error
+    asks for a large penalty for its scale alone, which the link restores anyway.
     Rows without an observed label count as the mean of the others.
     """
     known = observed != NO_LABEL
@@ -132,8 +134,10 @@ def leave_one_out(
         for penalty in penalties:
             inverse = (1.0 / (path.spectrum + penalty * len(features))).astype(np.float32)
             squared = np.square(rotated[scored]) @ inverse + 1 / len(features)
-            left = (target[scored] - rotated[scored] @ (inverse[:, None] * cross)) / (1 - _capped(squared))[:, None]
-            error = float(np.square(left).sum(axis=1).mean())
+            held = _capped(squared)[:, None]
+            fitted = rotated[scored] @ (inverse[:, None] * cross)
+            left = (fitted - held * target[scored]) / (1 - held)  # without the row's own label
+            error = -float((left * target[scored]).sum() / max(float(np.linalg.norm(left)), 1e-30))
             if best is None or error < best[0]:
                 found = LeaveOneOut(
                     rotated=rotated, inverse=inverse, leverage=squared, shift=shift, scale=scale, basis=path.basis
