@@ -24,7 +24,15 @@ NAMES = PURIFIERS.names()
 NEEDY = [entry.name for entry in PURIFIERS if entry.needs_trusted]
 ALL_CLASSES = ["dmlp"]  # methods that need trusted rows of each class
 READERS = [name for name in NAMES if name != "none"]  # `none` never looks at the features
-QUICK = {"eac_steps": 50, "max_steps": 32, "held_out_rows": 80}
+QUICK = {  # of any method that has the setting
+    "eac_steps": 50,
+    "max_steps": 32,
+    "held_out_rows": 80,
+    "epochs": 2,
+    "min_steps": 200,
+    "cross_fits": 2,
+    "candidates": ("dmlp", "two_em", "none"),
+}
 ROWS, TRUSTED, CLASSES = 120, 40, 4
 
 
