@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_features_alone_are_refused() -> None:
     class NoFeatures:
         shape = (2, 1)
 
-        def batches(self):
+        def batches(self) -> Iterator[tuple[slice, np.ndarray]]:
             raise AssertionError("not to be read")
 
     task = PurifyTask(
