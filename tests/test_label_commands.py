@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from lnl_core.cli import app
 from lnl_core.config import ConfigError
-from lnl_core.contracts import Purified, string_ids, write_purified
+from lnl_core.contracts import Purified, read_purified, string_ids, write_purified
 
 
 @pytest.fixture
@@ -102,3 +105,29 @@ def test_errors_are_one_message_and_an_exit_code(folder: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "no runs yet" in done.stderr
+
+
+def test_purify_with_a_promise_and_a_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = load_digits(n_class=3)
+    rng = np.random.default_rng(0)
+    ids = [f"{row:03d}" for row in range(len(data.target))]
+    wrong = (data.target + rng.integers(1, 3, len(ids))) % 3
+    observed = np.where(rng.random(len(ids)) < 0.5, wrong, data.target)
+    pq.write_table(pa.table({"id": ids, "feature": list(data.data.astype(np.float32))}), "features.parquet")
+    pq.write_table(pa.table({"id": ids, "label": observed}), "labels.parquet")
+    pq.write_table(pa.table({"id": ids[:200], "label": data.target[:200]}), "trusted.parquet")
+    files = ["--features", "features.parquet", "--labels", "labels.parquet", "--trusted", "trusted.parquet"]
+    command = ["purify", *files, "--method", "trusted_only", "--out", "purified.parquet", "--ledger", "ledger"]
+    result = CliRunner().invoke(app, [*command, "--max-wrong-changes", "0.1"], catch_exceptions=False)
+    assert "at most 0.1 wrong among the changed" in result.output
+    assert "run 000001-trusted_only appended" in result.output
+    found = read_purified(Path("purified.parquet"))
+    true = data.target[[int(name) for name in found.ids]]
+    assert (found.route == "relabel").sum() > 50
+    assert (found.applied_label != true)[found.changed].mean() < 0.1
+    history = lnl("history", str(found.ids[found.changed][0]))
+    assert "relabel" in history
+    result = CliRunner().invoke(app, [*command, "--max-wrong-changes", "0.001"], catch_exceptions=False)
+    assert "must be at least 2302" in result.output.replace("\n", " ")
+    assert not read_purified(Path("purified.parquet")).changed.any()
