@@ -19,6 +19,7 @@ from lnl_core.contracts import BoolArray, FloatArray, Ids, Purified
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.check import checked
 from lnl_core.purify.cross_fit import TrustedAnswers, trusted_answers
+from lnl_core.purify.noise_metrics import noise_metrics
 from lnl_core.purify.routes import RouteSettings, hold_out, rows_for_review
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.runtime import seed_for
@@ -84,7 +85,8 @@ def purify(
         "changed_share": round(changed / max(len(label), 1), 6),
         "mean_confidence": round(float(purified.confidence.mean()), 6) if len(label) else None,
     }
-    metrics = {**summary, **promised, **_trusted_metrics(judged), **found.metrics, "curve": list(found.curve)}
+    noise = noise_metrics(task, np.random.default_rng(seed_for(seed, "purify", "noise")))
+    metrics = {**summary, **noise, **promised, **_trusted_metrics(judged), **found.metrics, "curve": list(found.curve)}
     return purified, metrics
 
 
