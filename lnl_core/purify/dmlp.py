@@ -22,7 +22,8 @@ Mode `fixed`, and where it departs from the paper:
     cross-validation then prefers no step at all; `squared_error` adds the paper's other term;
   - no noisy row is predicted by a classifier that learned its own observed label: IPC by the closed leave-one-out
     formula of ridge regression, EAC by cross-fitting. Else p(y | x) leans to that label, and the noise looks small;
-  - the EAC scores are calibrated in the same way, and eta_E is cross-validated too (0 leaves EAC out);
+  - EAC is three voices beside IPC: linear heads, small networks, and the neighbours' vote (which also corrects the
+    labels that the other two learn); instead of eta_E, weights on the log scale fitted on trusted rows out of fold;
   - the purified label is the mode of p(y | x) T[y, observed]: the observed label is evidence.
 
 Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities. Features stream
@@ -40,15 +41,16 @@ from lnl_core.blocks.moments import accumulate, check_finite
 from lnl_core.blocks.softmax_link import log_loss
 from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.config import ConfigError
-from lnl_core.contracts import FloatArray
+from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.dmlp_config import DMLPConfig
-from lnl_core.purify.eac import EAC, with_eac
-from lnl_core.purify.ipc import Choice, IPCHead, IPCPath, dealings_of, search, training_rows
+from lnl_core.purify.eac import Correction, Voices, with_eac
+from lnl_core.purify.ipc import Choice, IPCPath, dealings_of, search, training_rows
 from lnl_core.purify.published_dmlp import published_dmlp
 from lnl_core.purify.task import Purification, PurifyTask
 
 Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
 
 __all__ = ["DMLPConfig", "dmlp"]
 
@@ -78,24 +80,33 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     best = min(choices, key=lambda choice: choice.loss)
     path = paths[best.transform]
     ipc = [path.head(task, best, config, rows) for rows in training_rows(fold)]
-    eac, held_out, eta, mixes = with_eac(ipc, best, task, moments, config, fold, generator)
-    probabilities = _predict(ipc[-1], eac, eta, task)
+    correction = with_eac(ipc, best, task, moments, config, fold, generator)
+    probabilities = _predict(correction.voices, task)
     probabilities = _with_prior(probabilities, task, config.prior)
     transition = estimate_transition(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
     )
     answer = posterior(probabilities, transition, task.observed)
-    metrics = _metrics(choices, best, mixes, eta, held_out, transition, answer, task)
-    return Purification(posterior=answer, metrics=metrics, curve=curve)
+    metrics = _metrics(choices, best, correction, transition, answer, task)
+    trusted = _trusted_posterior(correction, fold, task, config.prior)
+    return Purification(posterior=answer, metrics=metrics, curve=curve, trusted_posterior=trusted)
 
 
-def _predict(ipc: IPCHead, eac: EAC | None, eta: float, task: PurifyTask) -> FloatArray:
-    """p(y | x) [n, K] of the mixture (1 - eta) IPC + eta EAC, streamed."""
+def _predict(voices: Voices, task: PurifyTask) -> FloatArray:
+    """p(y | x) [n, K], streamed."""
     probabilities = np.empty((task.noisy.shape[0], task.classes), dtype=np.float32)
     for rows, features in task.noisy.batches():
-        found = 0.0 if eta == 1 else (1 - eta) * ipc.without_own_label(features, task.observed[rows])
-        probabilities[rows] = found if eac is None or eta == 0 else found + eta * eac(features, rows)
+        probabilities[rows] = voices(features, task.observed[rows], rows)
     return probabilities
+
+
+def _trusted_posterior(correction: Correction, fold: Rows, task: PurifyTask, prior: str) -> FloatArray:
+    """[m, K] out of fold: p(y | x) and T by the other folds; p(y | x) alone where the observed label is unknown."""
+    found = _with_prior(correction.held_out.astype(np.float32), task, prior)
+    for number, transition in enumerate(correction.transitions):
+        rows = np.flatnonzero((fold == number) & (task.trusted_observed != NO_LABEL))
+        found[rows] = posterior(found[rows], transition, task.trusted_observed[rows])
+    return found
 
 
 def _with_prior(probabilities: FloatArray, task: PurifyTask, prior: str) -> FloatArray:
@@ -129,15 +140,9 @@ def _check_trusted(task: PurifyTask) -> None:
 
 
 def _metrics(
-    choices: list[Choice],
-    best: Choice,
-    mixes: list[dict[str, float]],
-    eta: float,
-    held_out: Array,
-    transition: Array,
-    answer: FloatArray,
-    task: PurifyTask,
+    choices: list[Choice], best: Choice, correction: Correction, transition: Array, answer: FloatArray, task: PurifyTask
 ) -> dict[str, Any]:
+    held_out = correction.held_out
     ranked = sorted(choices, key=lambda choice: choice.loss)[:12]
     candidates = [
         {
@@ -151,8 +156,8 @@ def _metrics(
     ]
     return {
         "candidates": candidates,
-        "eac_candidates": mixes,
-        "chosen": {"transform": best.transform, "ridge": best.ridge, "steps": best.steps, "eta_E": eta},
+        "voices": correction.table,
+        "chosen": {"transform": best.transform, "ridge": best.ridge, "steps": best.steps},
         "trusted_rows": len(task.trusted_label),
         "held_out_loss": round(log_loss(held_out, task.trusted_label), 5),
         "held_out_accuracy": round(float((held_out.argmax(axis=1) == task.trusted_label).mean()), 5),

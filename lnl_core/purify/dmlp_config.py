@@ -27,10 +27,10 @@ class DMLPConfig(Settings):
     eac_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero; released code .006 then .0006
     eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
     eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
-    eac_splits: int = Field(default=4, ge=2, le=20)  # cross-fitting: a row is predicted by the head of the other splits
-    eac_mix: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1)  # eta_E of Eq. 11
+    eac_hidden: int = Field(default=256, ge=0)  # hidden units of the networks beside the linear heads; 0: none
+    vote_work: float = Field(default=3e12, ge=0)  # multiplications for the neighbours: 50,000 rows of 1,200; 0: none
     prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
-    published: PublishedSettings  # modes `paper` and `reference`; fields that are left out follow the mode
+    published: PublishedSettings = PublishedSettings.of("reference")  # other modes; what is left out follows the mode
 
     @model_validator(mode="before")
     @classmethod

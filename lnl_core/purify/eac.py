@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,32 +10,78 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lnl_core.blocks.log_pool import LogPool, fit_log_pool
 from lnl_core.blocks.moments import Moments
-from lnl_core.blocks.softmax_link import fit_link, row_losses
+from lnl_core.blocks.softmax_link import fit_link, log_loss
 from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.dmlp_config import DMLPConfig
+from lnl_core.purify.eac_network import Network, train_network
 from lnl_core.purify.ipc import Choice, Head, IPCHead, training_rows
+from lnl_core.purify.neighbour_vote import fit_votes, out_of_fold, unit_rows
 from lnl_core.purify.task import PurifyTask
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
+_FEW = 2000  # reference rows below which neighbours say little that IPC does not
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAC:
-    """Cross-fitted heads: head j learned from the sampled rows outside split j."""
+class Voices:
+    """p(y | x) of the noisy rows: IPC, EAC's linear heads and networks, and the neighbours, pooled.
 
-    heads: list[Head]
-    split: npt.NDArray[np.int8]  # [n] split of a row; -1 where it was not sampled, so any head may predict it
+    Head and network j learned from the sampled rows outside split j, so that no row is predicted from its own label.
+    """
 
-    def __call__(self, features: FloatArray, rows: slice) -> Array:
+    ipc: IPCHead
+    pool: LogPool
+    split: npt.NDArray[np.int8]  # [n]
+    heads: list[Head]  # one a split; none without EAC
+    networks: list[Network]  # one a split, or none
+    votes: FloatArray | None  # [n, K]; None where the rows are too many
+
+    def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
         """[b, K] probabilities of the noisy rows `rows`."""
-        found = np.stack([head(features) for head in self.heads])
-        split = self.split[rows]
-        chosen = found[np.maximum(split, 0), np.arange(len(split))]
-        return np.where((split < 0)[:, None], found.mean(axis=0), chosen)
+        found = [self.ipc.without_own_label(features, observed)]
+        if self.heads:
+            found.append(self._by_split(self.heads, features, rows))
+        if self.networks:
+            shift, scale = self.heads[0].shift, self.heads[0].scale
+            found.append(self._by_split(self.networks, _standardised(features, shift, scale), rows))
+        if self.votes is not None:
+            found.append(self.votes[rows].astype(np.float64))
+        return self.pool(np.stack(found))
+
+    def _by_split(self, models: Sequence[Callable[[FloatArray], Array]], features: FloatArray, rows: slice) -> Array:
+        found = np.empty((len(features), len(self.pool.bias)))
+        for number, model in enumerate(models):
+            picked = self.split[rows] == number
+            found[picked] = model(features[picked])
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The noisy rows that EAC learns from, and the trusted rows beside them."""
+
+    rows: Rows  # [s] ascending
+    features: FloatArray  # [s, d] standardised
+    trusted: FloatArray  # [m, d] standardised
+    inside: list[Rows]  # J = F + 1 sets of trusted rows: without each fold, and all
+    split: Rows  # [s] 0..F-1
+    shift: Array
+    scale: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """EAC's result."""
+
+    voices: Voices
+    held_out: Array  # [m, K] p(y | x) of the trusted rows, out of fold
+    transitions: list[Array]  # F: T estimated without the trusted rows of a fold
+    table: list[dict[str, float | str]]  # a record a voice
 
 
 def with_eac(
@@ -46,64 +92,153 @@ def with_eac(
     config: DMLPConfig,
     fold: Rows,
     generator: np.random.Generator,
-) -> tuple[EAC | None, Array, float, list[dict[str, float]]]:
-    """Train EAC per fold and cross-fitted; choose eta_E by the held-out log-loss of the mixture.
+) -> Correction:
+    """Train EAC's voices and pool them with IPC by their log-loss on trusted rows that they did not see.
 
-    Returns:
-        EAC, the out-of-fold probabilities of the mixture [m, K], eta_E, and the table of what was tried.
+    IPC's labels are first corrected by the neighbours' (the paper's alternation, once); the others learn from those.
     """
+    sample = _sample(task, moments, config.eac_rows, fold, generator)
+    observed = task.observed[sample.rows]
+    from_ipc = [
+        head.on_standardised(sample.shift, sample.scale).without_own_label(sample.features, observed) for head in ipc
+    ]
+    transitions, targets = _targets(from_ipc, observed, task, sample.inside)
+    held_out: dict[str, Array] = {"IPC": best.held_out}
     if config.eac_steps == 0:
-        return None, best.held_out, 0.0, []
-    shift, scale = moments.affine("standardise")
-    rows, sample = _sample(task, config.eac_rows, generator)
-    split = generator.permutation(np.arange(len(rows)) % config.eac_splits)
-    folds = training_rows(fold)
-    targets = [_targets(head, sample, task, rows, inside) for head, inside in zip(ipc, folds, strict=True)]
-    targets += [targets[-1]] * (config.eac_splits - 1)
-    takes_part = np.ones((len(rows), len(targets)), dtype=np.float32)
-    takes_part[:, len(ipc) - 1 :] = split[:, None] != np.arange(config.eac_splits)
-    standard = ((sample - shift) * scale).astype(np.float32)
-    weights, bias = eac_heads(standard, np.stack(targets, axis=1), takes_part, config, generator)
-    folds += [folds[-1]] * (config.eac_splits - 1)
-    trusted = ((task.trusted.astype(np.float64) - shift) * scale) @ weights.transpose(1, 0, 2) + bias[:, None]
-    links = [fit_link(one[inside], task.trusted_label[inside]) for one, inside in zip(trusted, folds, strict=True)]
-    held_out = np.empty_like(best.held_out)
-    for number in range(len(ipc) - 1):
-        held_out[fold == number] = links[number](trusted[number][fold == number])
-    heads = [
-        Head(shift=shift, scale=scale, weights=weights[:, number], bias=bias[number], link=links[number])
-        for number in range(len(ipc) - 1, len(links))
-    ]
-    eta, mixture, table = _mix(best.held_out, held_out, task.trusted_label, config.eac_mix)
-    of_row = np.full(task.noisy.shape[0], -1, dtype=np.int8)
-    of_row[rows] = split
-    return EAC(heads=heads, split=of_row), mixture, eta, table
+        voices = Voices(
+            ipc=ipc[-1], pool=_identity(task.classes), split=np.empty(0, np.int8), heads=[], networks=[], votes=None
+        )
+        return Correction(voices=voices, held_out=best.held_out, transitions=transitions[:-1], table=[])
+    votes, vote_held_out = _neighbours(sample, targets, task, config, generator)
+    if votes is not None:
+        pool = fit_log_pool(np.stack([best.held_out, vote_held_out]), task.trusted_label)
+        both = [pool(np.stack(pair)) for pair in zip(from_ipc, votes, strict=True)]
+        transitions, targets = _targets(both, observed, task, sample.inside)
+    heads, held_out["EAC"] = _linear_voice(sample, targets, task, config, generator)
+    networks: list[Network] = []
+    if config.eac_hidden:
+        networks, held_out["EAC network"] = _network_voice(sample, targets, ipc, task, config, generator)
+    everywhere = votes is not None and len(sample.rows) == len(task.observed)
+    if everywhere:
+        held_out["neighbours"] = vote_held_out
+    stacked = np.stack(list(held_out.values()))
+    pool = fit_log_pool(stacked, task.trusted_label)
+    split = (np.arange(len(task.observed)) % (len(ipc) - 1)).astype(np.int8)
+    split[sample.rows] = sample.split
+    voices = Voices(
+        ipc=ipc[-1],
+        pool=pool,
+        split=split,
+        heads=heads,
+        networks=networks,
+        votes=votes[-1] if everywhere and votes is not None else None,
+    )
+    pooled = _cross_fitted_pool(stacked, task.trusted_label, sample.inside)
+    return Correction(
+        voices=voices,
+        held_out=pooled,
+        transitions=transitions[:-1],
+        table=_table({**held_out, "pool": pooled}, [*pool.weights, 1.0], task.trusted_label),
+    )
 
 
-def _mix(
-    ipc: Array, eac: Array, labels: IntArray, etas: tuple[float, ...]
-) -> tuple[float, Array, list[dict[str, float]]]:
-    """eta_E by held-out log-loss, its mixture [m, K], and a record for each that was tried.
+def _neighbours(
+    sample: Sample, targets: list[FloatArray], task: PurifyTask, config: DMLPConfig, generator: np.random.Generator
+) -> tuple[FloatArray | None, Array]:
+    """Votes [J, s, K] of the sampled rows, each without its own, and those of the trusted rows [m, K] out of fold.
 
-    Few trusted rows cannot tell the mixtures apart: of those within one standard error of the best (of the paired
-    difference), the one nearest to an even mixture is taken.
+    The reference is as large as `vote_work` multiplications allow; None where that is less than `_FEW` rows and less
+    than the sample.
     """
-    mixtures = {eta: (1 - eta) * ipc + eta * eac for eta in etas}
-    each = {eta: row_losses(mixture, labels) for eta, mixture in mixtures.items()}
-    losses = {eta: float(loss.mean()) for eta, loss in each.items()}
-    least = min(losses, key=lambda eta: losses[eta])
-    behind = {eta: loss - each[least] for eta, loss in each.items()}
-    close = [eta for eta, more in behind.items() if more.mean() <= more.std() / np.sqrt(len(more))]
-    best = min(close, key=lambda eta: (abs(eta - 0.5), losses[eta]))
-    table = [
-        {
-            "eta_E": eta,
-            "held_out_loss": round(losses[eta], 5),
-            "held_out_accuracy": round(float((mixture.argmax(axis=1) == labels).mean()), 5),
-        }
-        for eta, mixture in mixtures.items()
+    size, width = sample.features.shape
+    most = min(size, int(config.vote_work / (size * width)))
+    if most < min(size, _FEW):
+        return None, np.zeros((0, 0))
+    chosen = np.sort(generator.choice(size, size=most, replace=False))
+    own = np.full(size, -1)
+    own[chosen] = np.arange(most)
+    unit = unit_rows(sample.features.copy())
+    labels = np.stack(targets, axis=1)[chosen]
+    vote, held_out = fit_votes(
+        unit[chosen], labels, unit_rows(sample.trusted.copy()), task.trusted_label, sample.inside
+    )
+    return vote(unit, own), held_out
+
+
+def _linear_voice(
+    sample: Sample, targets: list[FloatArray], task: PurifyTask, config: DMLPConfig, generator: np.random.Generator
+) -> tuple[list[Head], Array]:
+    """Heads, one a split, and their out-of-fold probabilities [m, K] of the trusted rows."""
+    splits = len(targets) - 1
+    takes_part = np.ones((len(sample.rows), 2 * splits), dtype=np.float32)
+    takes_part[:, splits:] = sample.split[:, None] != np.arange(splits)
+    each = np.stack([*targets[:-1], *[targets[-1]] * splits], axis=1)
+    weights, bias = eac_heads(sample.features, each, takes_part, config, generator)
+    scores = sample.trusted.astype(np.float64) @ weights.transpose(1, 0, 2) + bias[:, None]
+    inside = sample.inside[:-1] + [sample.inside[-1]] * splits
+    links = [fit_link(one[rows], task.trusted_label[rows]) for one, rows in zip(scores, inside, strict=True)]
+    found = [link(one) for link, one in zip(links[: splits + 1], scores[: splits + 1], strict=True)]
+    heads = [
+        Head(shift=sample.shift, scale=sample.scale, weights=weights[:, number], bias=bias[number], link=links[number])
+        for number in range(splits, 2 * splits)
     ]
-    return best, mixtures[best], table
+    return heads, out_of_fold(found, sample.inside)
+
+
+def _network_voice(
+    sample: Sample,
+    targets: list[FloatArray],
+    ipc: list[IPCHead],
+    task: PurifyTask,
+    config: DMLPConfig,
+    generator: np.random.Generator,
+) -> tuple[list[Network], Array]:
+    """Networks, one a split, and their out-of-fold probabilities [m, K] of the trusted rows.
+
+    To train as few as possible, network j is without split j of the noisy rows and without fold j of the trusted ones.
+    """
+    networks, found = [], []
+    with progress_bar("dmlp: EAC networks", len(targets) - 1) as advance:
+        for number, target in enumerate(targets[:-1]):
+            relevance = _relevance(ipc[number], sample)
+            network = Network(relevance, config.eac_hidden, task.classes, int(generator.integers(2**31)))
+            rows = np.flatnonzero(sample.split != number)
+            rows = rows if len(rows) else np.arange(len(sample.rows))
+            train_network(network, sample.features, target, torch.from_numpy(rows), config)
+            scores, inside = network.scores(sample.trusted), sample.inside[number]
+            network.link = fit_link(scores[inside], task.trusted_label[inside])
+            networks.append(network)
+            found.append(network.link(scores))
+            advance()
+    return networks, out_of_fold([*found, found[-1]], sample.inside)
+
+
+def _relevance(head: IPCHead, sample: Sample) -> Array:
+    """[d] length of each feature's row of IPC's weights, on standardised features; mean square 1 where not zero."""
+    spread = np.divide(1.0, sample.scale, out=np.zeros_like(sample.scale), where=sample.scale > 0)
+    length = np.sqrt(np.square(head.weights * (head.scale * spread)[:, None]).sum(axis=1))
+    return np.asarray(length / max(float(np.sqrt((length**2).sum() / max((length > 0).sum(), 1))), 1e-30))
+
+
+def _cross_fitted_pool(voices: Array, labels: IntArray, inside: list[Rows]) -> Array:
+    """Out-of-fold probabilities of the pool [m, K]: its weights from the other folds, too."""
+    return out_of_fold([fit_log_pool(voices[:, rows], labels[rows])(voices) for rows in inside], inside)
+
+
+def _identity(classes: int) -> LogPool:
+    return LogPool(np.ones(1), np.zeros(classes))
+
+
+def _table(held_out: dict[str, Array], weights: list[float], labels: IntArray) -> list[dict[str, float | str]]:
+    return [
+        {
+            "voice": name,
+            "weight": round(float(weight), 4),
+            "held_out_loss": round(log_loss(found, labels), 5),
+            "held_out_accuracy": round(float((found.argmax(axis=1) == labels).mean()), 5),
+        }
+        for (name, found), weight in zip(held_out.items(), weights, strict=True)
+    ]
 
 
 def eac_heads(
@@ -162,25 +297,41 @@ def _eac_loss(logits: Tensor, targets: Tensor, takes_part: Tensor, config: DMLPC
     return ((loss * takes_part).sum(dim=0) / takes_part.sum(dim=0).clamp(min=1)).sum()
 
 
-def _sample(task: PurifyTask, most: int, generator: np.random.Generator) -> tuple[Rows, FloatArray]:
-    """A uniform sample of rows, in order, read in one pass: (row numbers, features [s, d])."""
+def _sample(task: PurifyTask, moments: Moments, most: int, fold: Rows, generator: np.random.Generator) -> Sample:
+    """A uniform sample of rows, in order, read in one pass."""
     total, width = task.noisy.shape
+    shift, scale = moments.affine("standardise")
     rows = np.sort(generator.choice(total, size=min(most, total), replace=False))
     features = np.empty((len(rows), width), dtype=np.float32)
     for block, batch in task.noisy.batches():
         start, stop = np.searchsorted(rows, [block.start, block.stop])
-        features[start:stop] = batch[rows[start:stop] - block.start]
-    return rows, features
-
-
-def _targets(head: IPCHead, sample: FloatArray, task: PurifyTask, rows: Rows, inside: Rows) -> FloatArray:
-    """IPC's corrected labels of the sample [s, K]: the posterior, with T from this fold's trusted rows only."""
-    observed = task.observed[rows]
-    probabilities = head.without_own_label(sample, observed)
-    transition = estimate_transition(
-        probabilities,
-        observed,
-        anchor_label=task.trusted_label[inside],
-        anchor_observed=task.trusted_observed[inside],
+        features[start:stop] = _standardised(batch[rows[start:stop] - block.start], shift, scale)
+    inside = training_rows(fold)
+    return Sample(
+        rows=rows,
+        features=features,
+        trusted=_standardised(task.trusted, shift, scale),
+        inside=inside,
+        split=generator.permutation(np.arange(len(rows)) % (len(inside) - 1)),
+        shift=shift,
+        scale=scale,
     )
-    return posterior(probabilities, transition, observed)
+
+
+def _standardised(features: FloatArray, shift: Array, scale: Array) -> FloatArray:
+    """(x - shift) * scale in float32."""
+    return np.asarray((features - shift.astype(np.float32)) * scale.astype(np.float32))
+
+
+def _targets(
+    probabilities: list[Array], observed: IntArray, task: PurifyTask, inside: list[Rows]
+) -> tuple[list[Array], list[FloatArray]]:
+    """J transition matrices, each from its fold's trusted rows alone, and the corrected labels [s, K] by each."""
+    transitions = [
+        estimate_transition(
+            one, observed, anchor_label=task.trusted_label[rows], anchor_observed=task.trusted_observed[rows]
+        )
+        for one, rows in zip(probabilities, inside, strict=True)
+    ]
+    corrected = [posterior(one, matrix, observed) for one, matrix in zip(probabilities, transitions, strict=True)]
+    return transitions, corrected

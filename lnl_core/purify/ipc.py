@@ -6,7 +6,7 @@ Tu et al., CVPR 2023, Eq. 6-9; the derivation is in `lnl_core.purify.dmlp`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,11 @@ class IPCHead(Head):
     inverse: Array  # [d] 1 / (g + lambda)
     moved: Array  # [d, K] IPC moved the label of row x by -(Q'x)' moved
     label_mean: Array  # [K]
+
+    def on_standardised(self, shift: Array, scale: Array) -> IPCHead:
+        """The same head for features given as (x - shift) * scale: (z / scale + shift - own shift) * own scale."""
+        spread = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)  # own scale is 0 there as well
+        return replace(self, shift=(self.shift - shift) / spread, scale=spread * self.scale)
 
     def without_own_label(self, features: FloatArray, observed: IntArray) -> Array:
         """[b, K] probabilities of noisy rows, each by the regression on all other rows.

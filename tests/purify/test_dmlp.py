@@ -198,12 +198,28 @@ def test_more_features_than_rows_and_trusted_rows_without_observed_labels(eac_st
     assert (found.posterior.argmax(axis=1) == truth).mean() >= (task.observed == truth).mean()
 
 
+def test_trusted_rows_are_answered_without_their_own_verified_label() -> None:
+    """Verified labels drawn at random cannot be predicted by a fit that did not see them."""
+    task, _ = clustered(rows=400, width=8, noise=0.4, seed=10)
+    unknown = np.full(40, NO_LABEL, dtype=np.int32)
+    drawn = np.random.default_rng(0).permutation(np.arange(40) % CLASSES).astype(np.int32)
+    blind = PurifyTask(**{**task.__dict__, "trusted_observed": unknown, "trusted_label": drawn})
+    found = dmlp(blind, QUICK, np.random.default_rng(0)).trusted_posterior
+    assert found is not None
+    assert found.shape == (40, CLASSES)
+    assert (found.argmax(axis=1) == drawn).mean() < 0.55
+    seen = dmlp(task, QUICK, np.random.default_rng(0)).trusted_posterior
+    assert seen is not None
+    assert (seen.argmax(axis=1) == task.trusted_label).mean() > 0.85
+
+
 def test_constant_features_carry_nothing() -> None:
     task, _ = clustered(rows=300, width=8, noise=0.4, seed=6)
+    linear = DMLPConfig(eac_steps=100, eac_hidden=0)  # training a network amplifies the rounding of wider products
     padded = np.hstack([task.noisy.values, np.full((300, 2), 7.0, dtype=np.float32)])
     trusted = np.hstack([task.trusted, np.full((40, 2), 7.0, dtype=np.float32)])
     wider = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(padded), "trusted": trusted})
-    plain, with_constants = (dmlp(one, QUICK, np.random.default_rng(0)).posterior for one in (task, wider))
+    plain, with_constants = (dmlp(one, linear, np.random.default_rng(0)).posterior for one in (task, wider))
     np.testing.assert_allclose(plain, with_constants, atol=1e-3)
 
 
