@@ -50,7 +50,9 @@ class AutoConfig(Settings):
     candidates: tuple[str, ...] = Field(
         default=("dmlp", "two_em", "trusted_only", "knn", "confident_learning", "none"), min_length=1
     )
-    options: dict[str, dict[str, Any]] = Field(default={})  # settings of a candidate by its name; else its defaults
+    options: dict[str, dict[str, Any]] = Field(  # settings of a candidate by its name; else its defaults
+        default={"dmlp": {"eac_hidden": 256, "vote_work": 3e12}}  # minutes instead of seconds, and more labels right
+    )
     cross_fits: int = Field(default=3, ge=2, le=20)  # further fits of a candidate without out-of-fold answers
     pool: bool = True  # may the two best be averaged?
 
@@ -166,7 +168,8 @@ def _settings(config: AutoConfig) -> dict[str, Settings]:
     Raises:
         ConfigError: an unknown name, `auto` itself, or options of what is no candidate.
     """
-    spare = sorted(set(config.options) - set(config.candidates))
+    asked = config.options if "options" in config.model_fields_set else {}
+    spare = sorted(set(asked) - set(config.candidates))
     if spare:
         raise ConfigError(
             f"auto.options.{spare[0]}: no candidate (candidates: {', '.join(config.candidates)}); drop it"

@@ -40,10 +40,14 @@ class Voices:
     heads: list[Head]  # one a split; none without EAC
     networks: list[Network]  # one a split, or none
     votes: FloatArray | None  # [n, K]; None where the rows are too many
+    leverage: Array | None = None  # [n] of IPC, NaN where it is not known yet
 
     def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
         """[b, K] probabilities of the noisy rows `rows`."""
-        found = [self.ipc.without_own_label(features, observed)]
+        known = None if self.leverage is None else self.leverage[rows]
+        if known is not None and np.isnan(known).any():
+            known = None
+        found = [self.ipc.without_own_label(features, observed, known)]
         if self.heads:
             found.append(self._by_split(self.heads, features, rows))
         if self.networks:
@@ -99,9 +103,9 @@ def with_eac(
     """
     sample = _sample(task, moments, config.eac_rows, fold, generator)
     observed = task.observed[sample.rows]
-    from_ipc = [
-        head.on_standardised(sample.shift, sample.scale).without_own_label(sample.features, observed) for head in ipc
-    ]
+    on_sample = [head.on_standardised(sample.shift, sample.scale) for head in ipc]
+    leverage = on_sample[0].leverage(sample.features)
+    from_ipc = [head.without_own_label(sample.features, observed, leverage) for head in on_sample]
     transitions, targets = _targets(from_ipc, observed, task, sample.inside)
     held_out: dict[str, Array] = {"IPC": best.held_out}
     if config.eac_steps == 0:
@@ -132,6 +136,7 @@ def with_eac(
         heads=heads,
         networks=networks,
         votes=votes[-1] if everywhere and votes is not None else None,
+        leverage=_in_place(leverage, sample.rows, len(task.observed)),
     )
     pooled = _cross_fitted_pool(stacked, task.trusted_label, sample.inside)
     return Correction(
@@ -223,6 +228,13 @@ def _relevance(head: IPCHead, sample: Sample) -> Array:
 def _cross_fitted_pool(voices: Array, labels: IntArray, inside: list[Rows]) -> Array:
     """Out-of-fold probabilities of the pool [m, K]: its weights from the other folds, too."""
     return out_of_fold([fit_log_pool(voices[:, rows], labels[rows])(voices) for rows in inside], inside)
+
+
+def _in_place(values: Array, rows: Rows, total: int) -> Array:
+    """[total] the values at their rows, NaN elsewhere."""
+    placed = np.full(total, np.nan)
+    placed[rows] = values
+    return placed
 
 
 def _identity(classes: int) -> LogPool:

@@ -22,6 +22,7 @@ from lnl_core.purify.task import PurifyTask
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
+_BLOCK = 8192  # rows of which the leverage is found at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,31 @@ class IPCHead(Head):
         spread = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)  # own scale is 0 there as well
         return replace(self, shift=(self.shift - shift) / spread, scale=spread * self.scale)
 
-    def without_own_label(self, features: FloatArray, observed: IntArray) -> Array:
+    def leverage(self, features: FloatArray) -> Array:
+        """[b] h_i = x_i' A^-1 x_i, below 1; the same for all heads of one transform and penalty."""
+        folded = (self.scale[:, None] * self.basis * np.sqrt(self.inverse)).astype(np.float32)
+        constant = ((self.shift * self.scale) @ self.basis * np.sqrt(self.inverse)).astype(np.float32)
+        found = np.empty(len(features))
+        for start in range(0, len(features), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            rotated = features[rows] @ folded
+            rotated -= constant
+            found[rows] = np.einsum("bd,bd->b", rotated, rotated)
+        return np.minimum(found, 0.999)
+
+    def without_own_label(self, features: FloatArray, observed: IntArray, leverage: Array | None = None) -> Array:
         """[b, K] probabilities of noisy rows, each by the regression on all other rows.
 
-        s_-i = (s_i - h_i y_i) / (1 - h_i) with leverage h_i = x_i' A^-1 x_i and the row's label y_i after IPC.
+        s_-i = (s_i - h_i y_i) / (1 - h_i) with leverage h_i and the row's label y_i after IPC.
+
+        Args:
+            leverage: [b] of these rows, where it is known: it is what this costs.
         """
-        rotated = ((features - self.shift) * self.scale).astype(np.float32) @ self.basis.astype(np.float32)
-        leverage = np.minimum(np.square(rotated) @ self.inverse, 0.999)[:, None]
-        own = np.eye(len(self.label_mean))[observed] - self.label_mean - rotated @ self.moved
-        return self.link((self.scores(features) - leverage * own) / (1 - leverage))
+        weight = (self.leverage(features) if leverage is None else leverage)[:, None]
+        turned = self.basis @ self.moved
+        moved = features @ (self.scale[:, None] * turned).astype(np.float32) - (self.shift * self.scale) @ turned
+        own = np.eye(len(self.label_mean))[observed] - self.label_mean - moved
+        return self.link((self.scores(features) - weight * own) / (1 - weight))
 
 
 @dataclass(frozen=True, kw_only=True)

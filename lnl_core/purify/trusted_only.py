@@ -36,7 +36,9 @@ class TrustedOnlyConfig(Settings):
 
     use_observed: bool = False  # True: with the observed label as evidence, by an estimated transition matrix
     transforms: tuple[Transform, ...] = Field(default=("centre", "standardise"), min_length=1)
-    ridge: tuple[float, ...] = Field(default=(0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0), min_length=1)  # per row, unit variance
+    ridge: tuple[float, ...] = Field(
+        default=(0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0), min_length=1
+    )  # exact leave-one-out chooses
 
 
 @dataclass(frozen=True, kw_only=True)
