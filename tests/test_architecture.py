@@ -61,7 +61,7 @@ def test_methods_never_import_their_siblings(package: str, graph: grimp.ImportGr
 @pytest.mark.parametrize("package", METHOD_PACKAGES)
 def test_every_registered_name_is_its_file(package: str) -> None:
     """One method is one file of that name: dvc.yaml names `purify/${purify.method}.py` as a dependency."""
-    assert {entry.name: entry.config.__module__ for entry in registry_of(package)} == {
+    assert {entry.name: entry.make.__module__ for entry in registry_of(package)} == {
         entry.name: f"{package}.{entry.name}" for entry in registry_of(package)
     }
 
