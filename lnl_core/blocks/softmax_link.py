@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,11 @@ class SoftmaxLink:
         return softmax(self.beta * scores + self.bias)
 
 
-def softmax(scores: Array) -> Array:
-    """Softmax over the last axis."""
+def softmax(scores: npt.NDArray[np.floating]) -> npt.NDArray[Any]:
+    """Softmax over the last axis, in the precision of `scores`."""
     exponents = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
+    exponents /= exponents.sum(axis=-1, keepdims=True)
+    return np.asarray(exponents)
 
 
 def log_loss(probabilities: Array, labels: npt.NDArray[np.integer]) -> float:

@@ -24,7 +24,8 @@ Mode `fixed`, and where it departs from the paper:
     formula of ridge regression, EAC by cross-fitting. Else p(y | x) leans to that label, and the noise looks small;
   - EAC is three voices beside IPC: linear heads, small networks, and the neighbours' vote (which also corrects the
     labels that the other two learn); instead of eta_E, weights on the log scale fitted on trusted rows out of fold;
-  - the purified label is the mode of p(y | x) T[y, observed]: the observed label is evidence.
+  - the purified label is the mode of p(y | x)^a T[y, observed]^b e^(c [y = observed]): the observed label is evidence,
+    with weights fitted on trusted rows (Bayes' rule has 1, 1, 0).
 
 Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities. Features stream
 three times (moments, sample, labels), once less without EAC.
@@ -32,14 +33,16 @@ three times (moments, sample, labels), once less without EAC.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lnl_core.blocks.evidence import Evidence, fit_evidence
 from lnl_core.blocks.moments import accumulate, check_finite
 from lnl_core.blocks.softmax_link import log_loss
-from lnl_core.blocks.transition import estimate_transition, posterior
+from lnl_core.blocks.transition import estimate_transition
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
@@ -79,16 +82,17 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     choices, curve = search(paths, task, config, dealings)
     best = min(choices, key=lambda choice: choice.loss)
     path = paths[best.transform]
-    ipc = [path.head(task, best, config, rows) for rows in training_rows(fold)]
-    correction = with_eac(ipc, best, task, moments, config, fold, generator)
+    ipc = path.heads(task, best, config.squared_error, training_rows(fold))
+    correction = with_eac(ipc, path.leverage(best, generator), best, task, moments, config, fold, generator)
     probabilities = _predict(correction.voices, task)
     probabilities = _with_prior(probabilities, task, config.prior)
     transition = estimate_transition(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
     )
-    answer = posterior(probabilities, transition, task.observed)
-    metrics = _metrics(choices, best, correction, transition, answer, task)
-    trusted = _trusted_posterior(correction, fold, task, config.prior)
+    held_out = _with_prior(correction.held_out.astype(np.float32), task, config.prior)
+    evidence, trusted = _evidence(held_out, np.stack(correction.transitions), fold, task)
+    answer = evidence(probabilities, transition, task.observed)
+    metrics = _metrics(choices, best, correction, transition, evidence, answer, task)
     return Purification(posterior=answer, metrics=metrics, curve=curve, trusted_posterior=trusted)
 
 
@@ -100,13 +104,27 @@ def _predict(voices: Voices, task: PurifyTask) -> FloatArray:
     return probabilities
 
 
-def _trusted_posterior(correction: Correction, fold: Rows, task: PurifyTask, prior: str) -> FloatArray:
-    """[m, K] out of fold: p(y | x) and T by the other folds; p(y | x) alone where the observed label is unknown."""
-    found = _with_prior(correction.held_out.astype(np.float32), task, prior)
-    for number, transition in enumerate(correction.transitions):
-        rows = np.flatnonzero((fold == number) & (task.trusted_observed != NO_LABEL))
-        found[rows] = posterior(found[rows], transition, task.trusted_observed[rows])
-    return found
+def _evidence(held_out: FloatArray, transitions: Array, fold: Rows, task: PurifyTask) -> tuple[Evidence, FloatArray]:
+    """What the observed label counts, and the trusted rows' answers [m, K] by all else than their own fold.
+
+    A row whose observed label is unknown is answered by p(y | x) alone.
+
+    Args:
+        held_out: p(y | x) [m, K] out of fold.  transitions: [F, K, K], each without the trusted rows of a fold.
+    """
+    known = task.trusted_observed != NO_LABEL
+    answers = held_out.copy()
+
+    def fitted(rows: npt.NDArray[np.bool_]) -> Evidence:
+        return fit_evidence(
+            held_out[rows], transitions[fold[rows]], task.trusted_observed[rows], task.trusted_label[rows]
+        )
+
+    for number, transition in enumerate(transitions):
+        rows = known & (fold == number)
+        evidence = fitted(known & (fold != number))
+        answers[rows] = evidence(held_out[rows], transition, task.trusted_observed[rows])
+    return fitted(known), answers
 
 
 def _with_prior(probabilities: FloatArray, task: PurifyTask, prior: str) -> FloatArray:
@@ -140,7 +158,13 @@ def _check_trusted(task: PurifyTask) -> None:
 
 
 def _metrics(
-    choices: list[Choice], best: Choice, correction: Correction, transition: Array, answer: FloatArray, task: PurifyTask
+    choices: list[Choice],
+    best: Choice,
+    correction: Correction,
+    transition: Array,
+    evidence: Evidence,
+    answer: FloatArray,
+    task: PurifyTask,
 ) -> dict[str, Any]:
     held_out = correction.held_out
     ranked = sorted(choices, key=lambda choice: choice.loss)[:12]
@@ -161,6 +185,7 @@ def _metrics(
         "trusted_rows": len(task.trusted_label),
         "held_out_loss": round(log_loss(held_out, task.trusted_label), 5),
         "held_out_accuracy": round(float((held_out.argmax(axis=1) == task.trusted_label).mean()), 5),
+        "evidence": {name: round(weight, 4) for name, weight in asdict(evidence).items()},
         "transition": [[round(float(value), 5) for value in row] for row in transition],
         "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
     }

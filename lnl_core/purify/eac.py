@@ -19,6 +19,7 @@ from lnl_core.progress import progress_bar
 from lnl_core.purify.dmlp_config import DMLPConfig
 from lnl_core.purify.eac_network import Network, train_network
 from lnl_core.purify.ipc import Choice, Head, IPCHead, training_rows
+from lnl_core.purify.leverage import Leverage
 from lnl_core.purify.neighbour_vote import fit_votes, out_of_fold, unit_rows
 from lnl_core.purify.task import PurifyTask
 
@@ -40,14 +41,11 @@ class Voices:
     heads: list[Head]  # one a split; none without EAC
     networks: list[Network]  # one a split, or none
     votes: FloatArray | None  # [n, K]; None where the rows are too many
-    leverage: Array | None = None  # [n] of IPC, NaN where it is not known yet
+    leverage: Leverage
 
     def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
         """[b, K] probabilities of the noisy rows `rows`."""
-        known = None if self.leverage is None else self.leverage[rows]
-        if known is not None and np.isnan(known).any():
-            known = None
-        found = [self.ipc.without_own_label(features, observed, known)]
+        found = [self.ipc.without_own_label(features, observed, self.leverage(features))]
         if self.heads:
             found.append(self._by_split(self.heads, features, rows))
         if self.networks:
@@ -90,6 +88,7 @@ class Correction:
 
 def with_eac(
     ipc: list[IPCHead],
+    leverage: Leverage,
     best: Choice,
     task: PurifyTask,
     moments: Moments,
@@ -104,13 +103,19 @@ def with_eac(
     sample = _sample(task, moments, config.eac_rows, fold, generator)
     observed = task.observed[sample.rows]
     on_sample = [head.on_standardised(sample.shift, sample.scale) for head in ipc]
-    leverage = on_sample[0].leverage(sample.features)
-    from_ipc = [head.without_own_label(sample.features, observed, leverage) for head in on_sample]
+    weight = leverage.on_standardised(sample.shift, sample.scale)(sample.features)
+    from_ipc = [head.without_own_label(sample.features, observed, weight) for head in on_sample]
     transitions, targets = _targets(from_ipc, observed, task, sample.inside)
     held_out: dict[str, Array] = {"IPC": best.held_out}
     if config.eac_steps == 0:
         voices = Voices(
-            ipc=ipc[-1], pool=_identity(task.classes), split=np.empty(0, np.int8), heads=[], networks=[], votes=None
+            ipc=ipc[-1],
+            pool=_identity(task.classes),
+            split=np.empty(0, np.int8),
+            heads=[],
+            networks=[],
+            votes=None,
+            leverage=leverage,
         )
         return Correction(voices=voices, held_out=best.held_out, transitions=transitions[:-1], table=[])
     votes, vote_held_out = _neighbours(sample, targets, task, config, generator)
@@ -136,7 +141,7 @@ def with_eac(
         heads=heads,
         networks=networks,
         votes=votes[-1] if everywhere and votes is not None else None,
-        leverage=_in_place(leverage, sample.rows, len(task.observed)),
+        leverage=leverage,
     )
     pooled = _cross_fitted_pool(stacked, task.trusted_label, sample.inside)
     return Correction(
@@ -173,21 +178,23 @@ def _neighbours(
 def _linear_voice(
     sample: Sample, targets: list[FloatArray], task: PurifyTask, config: DMLPConfig, generator: np.random.Generator
 ) -> tuple[list[Head], Array]:
-    """Heads, one a split, and their out-of-fold probabilities [m, K] of the trusted rows."""
+    """Heads, one a split, and their out-of-fold probabilities [m, K] of the trusted rows.
+
+    To train as few as possible, head j is without split j of the noisy rows and without fold j of the trusted ones.
+    """
     splits = len(targets) - 1
-    takes_part = np.ones((len(sample.rows), 2 * splits), dtype=np.float32)
-    takes_part[:, splits:] = sample.split[:, None] != np.arange(splits)
-    each = np.stack([*targets[:-1], *[targets[-1]] * splits], axis=1)
-    weights, bias = eac_heads(sample.features, each, takes_part, config, generator)
-    scores = sample.trusted.astype(np.float64) @ weights.transpose(1, 0, 2) + bias[:, None]
-    inside = sample.inside[:-1] + [sample.inside[-1]] * splits
-    links = [fit_link(one[rows], task.trusted_label[rows]) for one, rows in zip(scores, inside, strict=True)]
-    found = [link(one) for link, one in zip(links[: splits + 1], scores[: splits + 1], strict=True)]
-    heads = [
-        Head(shift=sample.shift, scale=sample.scale, weights=weights[:, number], bias=bias[number], link=links[number])
-        for number in range(splits, 2 * splits)
-    ]
-    return heads, out_of_fold(found, sample.inside)
+    takes_part = (sample.split[:, None] != np.arange(splits)).astype(np.float32)
+    weights, bias = eac_heads(sample.features, np.stack(targets[:-1], axis=1), takes_part, config, generator)
+    heads, found = [], []
+    for number in range(splits):
+        inside = sample.inside[number]
+        scores = sample.trusted.astype(np.float64) @ weights[:, number] + bias[number]
+        link = fit_link(scores[inside], task.trusted_label[inside])
+        heads.append(
+            Head(shift=sample.shift, scale=sample.scale, weights=weights[:, number], bias=bias[number], link=link)
+        )
+        found.append(link(scores))
+    return heads, out_of_fold([*found, found[-1]], sample.inside)
 
 
 def _network_voice(
@@ -200,7 +207,7 @@ def _network_voice(
 ) -> tuple[list[Network], Array]:
     """Networks, one a split, and their out-of-fold probabilities [m, K] of the trusted rows.
 
-    To train as few as possible, network j is without split j of the noisy rows and without fold j of the trusted ones.
+    Network j is without split j of the noisy rows and without fold j of the trusted ones.
     """
     networks, found = [], []
     with progress_bar("dmlp: EAC networks", len(targets) - 1) as advance:
@@ -228,13 +235,6 @@ def _relevance(head: IPCHead, sample: Sample) -> Array:
 def _cross_fitted_pool(voices: Array, labels: IntArray, inside: list[Rows]) -> Array:
     """Out-of-fold probabilities of the pool [m, K]: its weights from the other folds, too."""
     return out_of_fold([fit_log_pool(voices[:, rows], labels[rows])(voices) for rows in inside], inside)
-
-
-def _in_place(values: Array, rows: Rows, total: int) -> Array:
-    """[total] the values at their rows, NaN elsewhere."""
-    placed = np.full(total, np.nan)
-    placed[rows] = values
-    return placed
 
 
 def _identity(classes: int) -> LogPool:

@@ -6,10 +6,11 @@ Tu et al., CVPR 2023, Eq. 6-9; the derivation is in `lnl_core.purify.dmlp`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import svds
 
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import Moments, Transform
@@ -18,11 +19,12 @@ from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss, softma
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.dmlp_config import DMLPConfig
+from lnl_core.purify.leverage import Leverage
 from lnl_core.purify.task import PurifyTask
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
-_BLOCK = 8192  # rows of which the leverage is found at a time
+_HALVE_FROM = 32  # IPC steps from which the search goes on with the better half of its paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,7 @@ class Head:
 class IPCHead(Head):
     """Ridge regression on IPC's labels, which can leave out the row it is asked about."""
 
-    basis: Array  # [d, d] Q of the Gram matrix
-    inverse: Array  # [d] 1 / (g + lambda)
-    moved: Array  # [d, K] IPC moved the label of row x by -(Q'x)' moved
+    moved: Array  # [d, K] IPC moved the label of row x by -((x - shift) * scale)' moved
     label_mean: Array  # [K]
 
     def on_standardised(self, shift: Array, scale: Array) -> IPCHead:
@@ -60,31 +60,17 @@ class IPCHead(Head):
         spread = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)  # own scale is 0 there as well
         return replace(self, shift=(self.shift - shift) / spread, scale=spread * self.scale)
 
-    def leverage(self, features: FloatArray) -> Array:
-        """[b] h_i = x_i' A^-1 x_i, below 1; the same for all heads of one transform and penalty."""
-        folded = (self.scale[:, None] * self.basis * np.sqrt(self.inverse)).astype(np.float32)
-        constant = ((self.shift * self.scale) @ self.basis * np.sqrt(self.inverse)).astype(np.float32)
-        found = np.empty(len(features))
-        for start in range(0, len(features), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            rotated = features[rows] @ folded
-            rotated -= constant
-            found[rows] = np.einsum("bd,bd->b", rotated, rotated)
-        return np.minimum(found, 0.999)
-
-    def without_own_label(self, features: FloatArray, observed: IntArray, leverage: Array | None = None) -> Array:
+    def without_own_label(self, features: FloatArray, observed: IntArray, leverage: Array) -> Array:
         """[b, K] probabilities of noisy rows, each by the regression on all other rows.
 
-        s_-i = (s_i - h_i y_i) / (1 - h_i) with leverage h_i and the row's label y_i after IPC.
-
-        Args:
-            leverage: [b] of these rows, where it is known: it is what this costs.
+        s_-i = (s_i - h_i y_i) / (1 - h_i) with leverage h_i [b] and the row's label y_i after IPC.
         """
-        weight = (self.leverage(features) if leverage is None else leverage)[:, None]
-        turned = self.basis @ self.moved
-        moved = features @ (self.scale[:, None] * turned).astype(np.float32) - (self.shift * self.scale) @ turned
+        both = np.concatenate([self.weights, self.moved], axis=1)
+        found = features @ (self.scale[:, None] * both).astype(np.float32) - (self.shift * self.scale) @ both
+        scores, moved = np.split(found, 2, axis=1)
         own = np.eye(len(self.label_mean))[observed] - self.label_mean - moved
-        return self.link((self.scores(features) - weight * own) / (1 - weight))
+        weight = leverage[:, None]
+        return self.link((scores + self.bias - weight * own) / (1 - weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,25 +112,35 @@ class IPCPath:
         """V [m, d] with K = V V' = F_v A^-1 F'F A^-1 F_v'."""
         return self.trusted * (np.sqrt(self.ridge.spectrum) / (self.ridge.spectrum + penalty))
 
-    def head(self, task: PurifyTask, choice: Choice, config: DMLPConfig, rows: Rows) -> IPCHead:
-        """w*(Y) after the chosen steps of IPC on the given trusted rows, with its link."""
+    def heads(self, task: PurifyTask, choice: Choice, squared_error: float, rows: list[Rows]) -> list[IPCHead]:
+        """w*(Y) after the chosen steps of IPC on each of the given sets of trusted rows, with its link."""
         penalty = choice.ridge * self.rows
         scores, root = self.scores(penalty), self.root(penalty)
-        run = IPCRun.of(scores, root, task.trusted_label, [rows])
-        pull = list(ipc_steps(scores, root, task.trusted_label, run, (choice.steps,), config.squared_error))[-1][0]
+        run = IPCRun.of(scores, root, task.trusted_label, rows)
+        pulls = list(ipc_steps(scores, root, task.trusted_label, run, (choice.steps,), squared_error))[-1][0]
         inverse = 1.0 / (self.ridge.spectrum + penalty)
-        moved = inverse[:, None] * (self.trusted.T @ pull)  # Q'A^-1 F_v' S
-        return IPCHead(
-            shift=self.shift,
-            scale=self.scale,
-            weights=self.ridge.weights(penalty, -self.ridge.spectrum[:, None] * moved),
-            bias=np.zeros(task.classes),
-            link=run.links[0],
-            basis=self.ridge.basis,
-            inverse=inverse,
-            moved=moved,
-            label_mean=self.label_mean,
-        )
+        heads = []
+        for pull, link in zip(pulls, run.links, strict=True):
+            moved = inverse[:, None] * (self.trusted.T @ pull)  # Q'A^-1 F_v' S
+            heads.append(
+                IPCHead(
+                    shift=self.shift,
+                    scale=self.scale,
+                    weights=self.ridge.weights(penalty, -self.ridge.spectrum[:, None] * moved),
+                    bias=np.zeros(task.classes),
+                    link=link,
+                    moved=self.ridge.basis @ moved,
+                    label_mean=self.label_mean,
+                )
+            )
+        return heads
+
+    def leverage(self, choice: Choice, generator: np.random.Generator) -> Leverage:
+        """Of every row at the chosen penalty."""
+        inverse = 1.0 / (self.ridge.spectrum + choice.ridge * self.rows)
+        mean = float((self.ridge.spectrum * inverse).sum() / self.rows)
+        root = self.ridge.basis * np.sqrt(inverse)
+        return Leverage.of(root, mean, shift=self.shift, scale=self.scale, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +154,7 @@ class IPCRun:
     @classmethod
     def of(cls, scores: Array, root: Array, labels: IntArray, rows: list[Rows]) -> IPCRun:
         """A link for each set of rows; the step is half the largest that is stable, 2 / (beta lambda_max(V V'))."""
-        small = root @ root.T if len(root) <= root.shape[1] else root.T @ root
-        largest = max(float(np.linalg.eigvalsh(small)[-1]), 1e-30)
+        largest = max(_largest_singular(root) ** 2, 1e-30)
         inside = np.zeros((len(rows), len(labels)), dtype=bool)
         for run, picked in enumerate(rows):
             inside[run, picked] = True
@@ -169,37 +164,50 @@ class IPCRun:
 
 def ipc_steps(
     scores: Array, root: Array, labels: IntArray, run: IPCRun, stops: tuple[int, ...], squared_error: float = 0.0
-) -> Iterator[Array]:
-    """IPC in the space of the trusted scores: yields S [B, m, K], the summed steps, at each of the ascending `stops`.
+) -> Iterator[tuple[Array, Array]]:
+    """IPC in the space of the trusted scores, with a pause at each of the ascending `stops`.
 
-    After p steps the noisy labels are Y_0 - F A^-1 F_v' S and the trusted scores are P_0 - V V' S.
+    After p steps the noisy labels are Y_0 - F A^-1 F_v' S and the trusted scores are P_0 - V V' S. Single precision:
+    the steps correct each other's rounding, and time is what they cost.
 
     Args:
         scores: P_0 [m, K].  root: V [m, d].
         squared_error: weight of ||P - y||^2 beside the cross-entropy of the linked scores.
+    Yields:
+        S, the summed steps, and the trusted scores, each [B, m, K].
     """
     rows, classes = scores.shape
-    onehot = np.eye(classes)[labels][:, None]
-    beta = np.array([link.beta for link in run.links])[None, :, None]
-    bias = np.stack([link.bias for link in run.links])[None]
-    rate = (run.inside * run.steps[:, None]).T[:, :, None]
-    pull = np.zeros((rows, len(run.links), classes))  # rows first: all runs share one product with the kernel
-    kernel = root @ root.T if len(root) <= root.shape[1] else None
+    start, factor = scores.astype(np.float32)[:, None], root.astype(np.float32)
+
+    def scores_after(steps: FloatArray) -> FloatArray:
+        flat = steps.reshape(rows, -1)
+        moved = factor @ (factor.T @ flat) if kernel is None else kernel @ flat
+        return np.asarray(start - moved.reshape(steps.shape))
+
+    onehot = np.eye(classes, dtype=np.float32)[labels][:, None]
+    beta = np.array([link.beta for link in run.links], dtype=np.float32)[None, :, None]
+    bias = np.stack([link.bias for link in run.links]).astype(np.float32)[None]
+    rate = (run.inside * run.steps[:, None]).T[:, :, None].astype(np.float32)
+    pull = np.zeros((rows, len(run.links), classes), dtype=np.float32)  # rows first: runs share each product
+    kernel = factor @ factor.T if rows <= factor.shape[1] else None
     done = 0
     for stop in stops:
         for _ in range(stop - done):
-            current = scores[:, None] - _kernel_times(root, kernel, pull.reshape(rows, -1)).reshape(pull.shape)
+            current = scores_after(pull)
             gradient = softmax(beta * current + bias) - onehot  # of CE by beta P + b; the step absorbs beta
             if squared_error:
                 gradient += 2 * squared_error * (current - onehot)
             pull += rate * gradient
         done = max(done, stop)
-        yield pull.transpose(1, 0, 2).copy()
+        yield pull.transpose(1, 0, 2).astype(np.float64), scores_after(pull).transpose(1, 0, 2).astype(np.float64)
 
 
-def _kernel_times(root: Array, kernel: Array | None, pull: Array) -> Array:
-    """V V' S: [m, n] -> [m, n]."""
-    return np.asarray(root @ (root.T @ pull) if kernel is None else kernel @ pull)
+def _largest_singular(root: Array) -> float:
+    """By Lanczos iteration; a full decomposition would cost more than the steps that it sets."""
+    if min(root.shape) < 3:
+        return float(np.linalg.norm(root, 2))
+    start = np.ones(min(root.shape))  # else the start is random
+    return float(svds(root.astype(np.float64), k=1, tol=1e-3, v0=start, return_singular_vectors=False)[0])
 
 
 def dealings_of(labels: IntArray, config: DMLPConfig, generator: np.random.Generator) -> list[Rows]:
@@ -209,26 +217,59 @@ def dealings_of(labels: IntArray, config: DMLPConfig, generator: np.random.Gener
     return [stratified_folds(labels, folds, generator.permutation(len(labels))) for _ in range(min(times, 20))]
 
 
+@dataclass(kw_only=True)
+class _GridPath:
+    """One transform and penalty on its way through the steps."""
+
+    transform: Transform
+    ridge: float
+    held_out: Iterator[Array]
+    choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        return min(choice.loss for choice in self.choices)
+
+    @property
+    def falls(self) -> bool:
+        """False once two further stops only made the held-out loss worse."""
+        losses = [choice.loss for choice in self.choices]
+        return len(losses) < 3 or min(losses[-2:]) <= min(losses)
+
+
 def search(
     paths: Mapping[Transform, IPCPath], task: PurifyTask, config: DMLPConfig, dealings: list[Rows]
 ) -> tuple[list[Choice], tuple[Mapping[str, float], ...]]:
-    """Cross-validate transform x ridge x steps; closed form, so a grid point costs a few thin products."""
+    """Cross-validate transform x ridge x steps; closed form, so a step of a grid point costs a few thin products.
+
+    All paths take `_HALVE_FROM` steps; then at every doubling of the steps the half with the smaller held-out loss goes
+    on (successive halving: Jamieson & Talwalkar, AISTATS 2016), and no path goes on that only gets worse.
+    """
     stops = tuple(dict.fromkeys([0, *(2**power for power in range(31) if 2**power <= config.max_steps)]))
-    choices: list[Choice] = []
-    with progress_bar("dmlp: cross-validation", len(paths) * len(config.ridge)) as advance:
-        for transform, path in paths.items():
-            for ridge in config.ridge:
-                found = cross_validate(path, ridge * path.rows, task, stops, dealings, config.squared_error)
-                for stop, held_out in zip(stops, found, strict=False):
-                    choices.append(_choice(transform, ridge, stop, held_out, task.trusted_label))
-                advance()
-    best = min(choices, key=lambda choice: choice.loss)
+    grid = [
+        _GridPath(
+            transform=transform,
+            ridge=ridge,
+            held_out=cross_validate(path, ridge * path.rows, task, stops, dealings, config.squared_error),
+        )
+        for transform, path in paths.items()
+        for ridge in config.ridge
+    ]
+    active = grid
+    with progress_bar("dmlp: cross-validation", len(stops)) as advance:
+        for stop in stops:
+            for one in active:
+                one.choices.append(_choice(one.transform, one.ridge, stop, next(one.held_out), task.trusted_label))
+            active = [one for one in active if one.falls]
+            if stop >= _HALVE_FROM:
+                active = sorted(active, key=lambda one: one.best)[: (len(active) + 1) // 2]
+            advance()
+    best = min(grid, key=lambda one: one.best)
     curve = tuple(
         {"step": float(choice.steps), "held_out_loss": choice.loss, "held_out_accuracy": choice.accuracy}
-        for choice in choices
-        if (choice.transform, choice.ridge) == (best.transform, best.ridge)
+        for choice in best.choices
     )
-    return choices, curve
+    return [choice for one in grid for choice in one.choices], curve
 
 
 def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, labels: IntArray) -> Choice:
@@ -245,23 +286,16 @@ def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, lab
 
 def cross_validate(
     path: IPCPath, penalty: float, task: PurifyTask, stops: tuple[int, ...], dealings: list[Rows], squared_error: float
-) -> list[Array]:
-    """Out-of-fold probabilities [dealings, m, K] at each stop, until two further stops only made them worse."""
+) -> Iterator[Array]:
+    """Out-of-fold probabilities [dealings, m, K] at each stop."""
     scores, root, labels = path.scores(penalty), path.root(penalty), task.trusted_label
     outside = [(turn, fold == number) for turn, fold in enumerate(dealings) for number in range(int(fold.max()) + 1)]
     run = IPCRun.of(scores, root, labels, [np.flatnonzero(~rows) for _, rows in outside])
-    collected: list[Array] = []
-    losses: list[float] = []
-    for pull in ipc_steps(scores, root, labels, run, stops, squared_error):
-        current = [scores - _kernel_times(root, None, one) for one in pull]
+    for _, moved in ipc_steps(scores, root, labels, run, stops, squared_error):
         probabilities = np.empty((len(dealings), *scores.shape))
-        for (turn, rows), link, found in zip(outside, run.links, current, strict=True):
-            probabilities[turn, rows] = link(found[rows])
-        collected.append(probabilities)
-        losses.append(float(np.mean([log_loss(one, labels) for one in probabilities])))
-        if len(losses) > 2 and min(losses[-2:]) > min(losses):
-            break
-    return collected
+        for (turn, rows), link, one in zip(outside, run.links, moved, strict=True):
+            probabilities[turn, rows] = link(one[rows])
+        yield probabilities
 
 
 def training_rows(fold: Rows) -> list[Rows]:

@@ -66,8 +66,7 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     run = IPCRun.of(scores, root, task.trusted_label, [np.arange(40)])
     link, step = run.links[0], float(run.steps[0])
     choice = Choice(transform=transform, ridge=0.1, steps=steps, loss=0.0, accuracy=0.0, held_out=scores)
-    config = DMLPConfig(squared_error=squared_error)
-    head = path.head(task, choice, config, np.arange(40))
+    (head,) = path.heads(task, choice, squared_error, [np.arange(40)])
 
     mean, scale = path.shift, path.scale
     noisy = torch.tensor((task.noisy.values - mean) * scale)
@@ -91,18 +90,19 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     w = torch.linalg.inv(noisy.T @ noisy + penalty * torch.eye(width, dtype=torch.float64)) @ noisy.T @ y
     slow = (link.beta * (noisy @ w) + torch.tensor(link.bias)).softmax(1).numpy()
     np.testing.assert_allclose(head(task.noisy.values), slow, atol=2e-5)
-    pull = list(ipc_steps(scores, root, task.trusted_label, run, (steps,), squared_error))[-1][0]
-    np.testing.assert_allclose(scores - root @ (root.T @ pull), (trusted @ w).numpy(), atol=2e-5)  # float32 products
+    pull, moved = list(ipc_steps(scores, root, task.trusted_label, run, (steps,), squared_error))[-1]
+    np.testing.assert_allclose(scores - root @ (root.T @ pull[0]), (trusted @ w).numpy(), atol=2e-5)  # float32 products
+    np.testing.assert_allclose(moved[0], (trusted @ w).numpy(), atol=2e-5)
 
 
 def test_cross_validation_equals_training_without_the_fold() -> None:
     task, _ = clustered(rows=150, width=10, noise=0.4, seed=2)
     path = _path(task, "centre")
     fold = stratified_folds(task.trusted_label, 5, np.random.default_rng(0).permutation(40))
-    collected = cross_validate(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0)
+    collected = list(cross_validate(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0))
     choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0, held_out=collected[0][0])
     for number in range(5):
-        head = path.head(task, choice, QUICK, np.flatnonzero(fold != number))
+        (head,) = path.heads(task, choice, 0.0, [np.flatnonzero(fold != number)])
         outside = fold == number
         np.testing.assert_allclose(collected[2][1][outside], head(task.trusted[outside]), atol=1e-5)
 
@@ -140,10 +140,11 @@ def test_a_noisy_row_is_predicted_without_its_own_label() -> None:
     task, _ = clustered(rows=60, width=8, noise=0.5, seed=8)
     path = _path(task, "standardise")
     choice = Choice(transform="standardise", ridge=0.05, steps=3, loss=0.0, accuracy=0.0, held_out=np.zeros(1))
-    head = path.head(task, choice, QUICK, np.arange(40))
+    (head,) = path.heads(task, choice, 0.0, [np.arange(40)])
+    leverage = path.leverage(choice, np.random.default_rng(0))(task.noisy.values)
     x = (task.noisy.values - path.shift) * path.scale
-    y = np.eye(CLASSES)[task.observed] - path.label_mean - x @ path.ridge.basis @ head.moved
-    found = head.without_own_label(task.noisy.values, task.observed)
+    y = np.eye(CLASSES)[task.observed] - path.label_mean - x @ head.moved
+    found = head.without_own_label(task.noisy.values, task.observed, leverage)
     for row in range(0, 60, 7):
         others = np.arange(60) != row
         gram = x[others].T @ x[others] + 0.05 * 60 * np.eye(8)
