@@ -69,9 +69,7 @@ def fit_evidence(
 
 def _parts(probabilities: npt.NDArray[np.floating], transition: Array, observed: IntArray) -> Array:
     """[3, n, K]: log p(y | x), log T[y, o], [y = o]."""
-    if transition.ndim == 2:
-        likelihood = transition.T[observed]
-    else:
-        likelihood = transition[np.arange(len(observed)), :, observed]
+    one_for_all = transition.ndim == 2
+    likelihood = transition.T[observed] if one_for_all else transition[np.arange(len(observed)), :, observed]
     same = np.eye(probabilities.shape[1])[observed]
     return np.stack([*(np.log(np.maximum(one, FLOOR, dtype=np.float64)) for one in (probabilities, likelihood)), same])

@@ -44,7 +44,7 @@ def row_losses(probabilities: Array, labels: npt.NDArray[np.integer]) -> Array:
 
 
 def fit_link(scores: Array, labels: npt.NDArray[np.integer]) -> SoftmaxLink:
-    """(log beta, b) by maximum likelihood of smoothed targets with a small ridge on b, by L-BFGS from a data-sized start.
+    """(log beta, b) by maximum likelihood of smoothed targets with a small ridge on b, by L-BFGS.
 
     The targets are (1 + n y) / (n + K): Platt (1999), Sec. 2.2, for K classes. Rows that the scores set apart without
     an error would else make beta as large as it may be, and every later row as good as certain.

@@ -48,7 +48,7 @@ from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.dmlp_config import DMLPConfig
 from lnl_core.purify.eac import Correction, Voices, with_eac
-from lnl_core.purify.ipc import Choice, IPCPath, dealings_of, search, training_rows
+from lnl_core.purify.ipc import Choice, IPCPath, dealings_of, search, searched, training_rows
 from lnl_core.purify.published_dmlp import published_dmlp
 from lnl_core.purify.task import Purification, PurifyTask
 
@@ -76,14 +76,14 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     if config.mode != "fixed":
         return published_dmlp(task, config.published, config.mode, generator)
     moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
-    dealings = dealings_of(task.trusted_label, config, generator)
-    fold = dealings[0]
-    paths = {transform: IPCPath.of(moments, task, transform) for transform in dict.fromkeys(config.transforms)}
-    choices, curve = search(paths, task, config, dealings)
+    some = searched(task, config, generator)
+    paths = {transform: IPCPath.of(moments, some, transform) for transform in dict.fromkeys(config.transforms)}
+    choices, curve = search(paths, some, config, dealings_of(some.trusted_label, config, generator))
     best = min(choices, key=lambda choice: choice.loss)
-    path = paths[best.transform]
+    path = paths[best.transform].judged_by(task.trusted)
+    fold = dealings_of(task.trusted_label, config, generator)[0]
     ipc = path.heads(task, best, config.squared_error, training_rows(fold))
-    correction = with_eac(ipc, path.leverage(best, generator), best, task, moments, config, fold, generator)
+    correction = with_eac(ipc, path.leverage(best, generator), task, moments, config, fold, generator)
     probabilities = _predict(correction.voices, task)
     probabilities = _with_prior(probabilities, task, config.prior)
     transition = estimate_transition(

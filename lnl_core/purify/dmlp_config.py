@@ -21,6 +21,7 @@ class DMLPConfig(Settings):
     squared_error: float = Field(default=0.0, ge=0)  # weight of the paper's squared error in L_val (Eq. 8)
     folds: int = Field(default=5, ge=2, le=50)
     held_out_rows: int = Field(default=300, ge=1)  # few trusted rows are dealt into folds anew until so many are scored
+    search_rows: int = Field(default=5000, ge=10)  # trusted rows that the grid is searched with; all serve in the end
     eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
     eac_steps: int = Field(default=500, ge=0)  # minibatches, 5 epochs of 50,000 rows; 0: IPC alone
     eac_batch: int = Field(default=500, ge=1)  # released code: 500

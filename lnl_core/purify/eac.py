@@ -18,7 +18,7 @@ from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.dmlp_config import DMLPConfig
 from lnl_core.purify.eac_network import Network, train_network
-from lnl_core.purify.ipc import Choice, Head, IPCHead, training_rows
+from lnl_core.purify.ipc import Head, IPCHead, training_rows
 from lnl_core.purify.leverage import Leverage
 from lnl_core.purify.neighbour_vote import fit_votes, out_of_fold, unit_rows
 from lnl_core.purify.task import PurifyTask
@@ -89,7 +89,6 @@ class Correction:
 def with_eac(
     ipc: list[IPCHead],
     leverage: Leverage,
-    best: Choice,
     task: PurifyTask,
     moments: Moments,
     config: DMLPConfig,
@@ -106,7 +105,8 @@ def with_eac(
     weight = leverage.on_standardised(sample.shift, sample.scale)(sample.features)
     from_ipc = [head.without_own_label(sample.features, observed, weight) for head in on_sample]
     transitions, targets = _targets(from_ipc, observed, task, sample.inside)
-    held_out: dict[str, Array] = {"IPC": best.held_out}
+    ipc_held_out = out_of_fold([head(task.trusted) for head in ipc], sample.inside)
+    held_out = {"IPC": ipc_held_out}
     if config.eac_steps == 0:
         voices = Voices(
             ipc=ipc[-1],
@@ -117,10 +117,10 @@ def with_eac(
             votes=None,
             leverage=leverage,
         )
-        return Correction(voices=voices, held_out=best.held_out, transitions=transitions[:-1], table=[])
+        return Correction(voices=voices, held_out=ipc_held_out, transitions=transitions[:-1], table=[])
     votes, vote_held_out = _neighbours(sample, targets, task, config, generator)
     if votes is not None:
-        pool = fit_log_pool(np.stack([best.held_out, vote_held_out]), task.trusted_label)
+        pool = fit_log_pool(np.stack([ipc_held_out, vote_held_out]), task.trusted_label)
         both = [pool(np.stack(pair)) for pair in zip(from_ipc, votes, strict=True)]
         transitions, targets = _targets(both, observed, task, sample.inside)
     heads, held_out["EAC"] = _linear_voice(sample, targets, task, config, generator)

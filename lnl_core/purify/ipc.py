@@ -82,7 +82,6 @@ class Choice:
     steps: int
     loss: float  # held-out log-loss of the calibrated scores
     accuracy: float  # held-out
-    held_out: Array  # [m, K] out-of-fold probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +99,14 @@ class IPCPath:
     def of(cls, moments: Moments, task: PurifyTask, transform: Transform) -> IPCPath:
         shift, scale = moments.affine(transform)
         ridge = RidgePath.of(*moments.transformed(shift, scale))
-        trusted = ((task.trusted.astype(np.float64) - shift) * scale) @ ridge.basis
         label_mean = moments.counts / moments.rows
-        return cls(shift=shift, scale=scale, ridge=ridge, trusted=trusted, label_mean=label_mean, rows=moments.rows)
+        none = np.empty((0, len(shift)))
+        path = cls(shift=shift, scale=scale, ridge=ridge, trusted=none, label_mean=label_mean, rows=moments.rows)
+        return path.judged_by(task.trusted)
+
+    def judged_by(self, trusted: FloatArray) -> IPCPath:
+        """The same with other trusted rows [m, d]."""
+        return replace(self, trusted=((trusted.astype(np.float64) - self.shift) * self.scale) @ self.ridge.basis)
 
     def scores(self, penalty: float) -> Array:
         """P(Y_0) [m, K]: the trusted scores of least squares on the observed labels."""
@@ -210,6 +214,21 @@ def _largest_singular(root: Array) -> float:
     return float(svds(root.astype(np.float64), k=1, tol=1e-3, v0=start, return_singular_vectors=False)[0])
 
 
+def searched(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -> PurifyTask:
+    """The task with at most `search_rows` trusted rows, as many of each class as its share: a fold of them all."""
+    parts = -(-len(task.trusted_label) // config.search_rows)
+    if parts == 1:
+        return task
+    fold = stratified_folds(task.trusted_label, parts, generator.permutation(len(task.trusted_label)))
+    rows = np.flatnonzero(fold == 0)
+    return replace(
+        task,
+        trusted=task.trusted[rows],
+        trusted_label=task.trusted_label[rows],
+        trusted_observed=task.trusted_observed[rows],
+    )
+
+
 def dealings_of(labels: IntArray, config: DMLPConfig, generator: np.random.Generator) -> list[Rows]:
     """Fold numbers [m], several times where the trusted rows are few: one dealing of 100 rows is mostly luck."""
     times = max(1, round(config.held_out_rows / len(labels)))
@@ -280,7 +299,6 @@ def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, lab
         steps=steps,
         loss=float(np.mean([log_loss(probabilities, labels) for probabilities in held_out])),
         accuracy=float((held_out.argmax(axis=2) == labels).mean()),
-        held_out=held_out[0],
     )
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import accumulate
+from lnl_core.blocks.softmax_link import log_loss
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
 from lnl_core.purify.eac import eac_heads
-from lnl_core.purify.ipc import Choice, IPCPath, IPCRun, cross_validate, ipc_steps
+from lnl_core.purify.ipc import (
+    Choice,
+    IPCPath,
+    IPCRun,
+    cross_validate,
+    dealings_of,
+    ipc_steps,
+    search,
+    searched,
+)
 from lnl_core.purify.task import PurifyTask
 
 CLASSES = 4
@@ -65,7 +77,7 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     scores, root = path.scores(penalty), path.root(penalty)
     run = IPCRun.of(scores, root, task.trusted_label, [np.arange(40)])
     link, step = run.links[0], float(run.steps[0])
-    choice = Choice(transform=transform, ridge=0.1, steps=steps, loss=0.0, accuracy=0.0, held_out=scores)
+    choice = Choice(transform=transform, ridge=0.1, steps=steps, loss=0.0, accuracy=0.0)
     (head,) = path.heads(task, choice, squared_error, [np.arange(40)])
 
     mean, scale = path.shift, path.scale
@@ -100,11 +112,51 @@ def test_cross_validation_equals_training_without_the_fold() -> None:
     path = _path(task, "centre")
     fold = stratified_folds(task.trusted_label, 5, np.random.default_rng(0).permutation(40))
     collected = list(cross_validate(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0))
-    choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0, held_out=collected[0][0])
+    choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0)
     for number in range(5):
         (head,) = path.heads(task, choice, 0.0, [np.flatnonzero(fold != number)])
         outside = fold == number
         np.testing.assert_allclose(collected[2][1][outside], head(task.trusted[outside]), atol=1e-5)
+
+
+def test_a_large_trusted_set_is_searched_with_a_part_and_used_whole() -> None:
+    task, truth = clustered(rows=800, width=8, noise=0.6, seed=3)
+    rows = np.tile(np.arange(40), 5)
+    many = replace(
+        task,
+        trusted=task.trusted[rows],
+        trusted_label=task.trusted_label[rows],
+        trusted_observed=task.trusted_observed[rows],
+    )
+    some = searched(many, DMLPConfig(search_rows=50), np.random.default_rng(0))
+    assert len(some.trusted_label) == 50
+    assert set(some.trusted_label) == set(task.trusted_label)
+    found = dmlp(many, DMLPConfig(search_rows=50, eac_steps=50), np.random.default_rng(0))
+    assert found.metrics["trusted_rows"] == 200
+    assert found.trusted_posterior is not None
+    assert found.trusted_posterior.shape == (200, CLASSES)
+    assert (found.posterior.argmax(axis=1) == truth).mean() > 0.9
+
+
+def test_the_better_half_goes_on_and_finds_what_the_whole_grid_finds() -> None:
+    task, _ = clustered(rows=400, width=30, noise=0.7, seed=6)
+    config = DMLPConfig(max_steps=256)
+    paths = {transform: _path(task, transform) for transform in config.transforms}
+    dealings = dealings_of(task.trusted_label, config, np.random.default_rng(0))
+    choices, curve = search(paths, task, config, dealings)
+    stops = tuple(dict.fromkeys(choice.steps for choice in choices))
+    whole = [
+        (float(np.mean([log_loss(one, task.trusted_label) for one in held_out])), transform, ridge, stop)
+        for transform, path in paths.items()
+        for ridge in config.ridge
+        for stop, held_out in zip(
+            stops, cross_validate(path, ridge * 400, task, stops, dealings, config.squared_error), strict=True
+        )
+    ]
+    best = min(choices, key=lambda choice: choice.loss)
+    assert best.loss < min(whole)[0] + 0.01
+    assert len(choices) < len(whole)
+    assert [record["step"] for record in curve] == sorted(record["step"] for record in curve)
 
 
 def test_eac_heads_are_independent_and_learn() -> None:
@@ -139,7 +191,7 @@ def test_eac_learns_nothing_from_a_row_that_takes_no_part() -> None:
 def test_a_noisy_row_is_predicted_without_its_own_label() -> None:
     task, _ = clustered(rows=60, width=8, noise=0.5, seed=8)
     path = _path(task, "standardise")
-    choice = Choice(transform="standardise", ridge=0.05, steps=3, loss=0.0, accuracy=0.0, held_out=np.zeros(1))
+    choice = Choice(transform="standardise", ridge=0.05, steps=3, loss=0.0, accuracy=0.0)
     (head,) = path.heads(task, choice, 0.0, [np.arange(40)])
     leverage = path.leverage(choice, np.random.default_rng(0))(task.noisy.values)
     x = (task.noisy.values - path.shift) * path.scale
