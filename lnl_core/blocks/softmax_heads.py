@@ -18,6 +18,7 @@ def softmax_heads(
     takes_part: BoolArray,
     generator: np.random.Generator,
     *,
+    scale: FloatArray,
     steps: int,
     batch: int,
     lr: float,
@@ -27,16 +28,17 @@ def softmax_heads(
     """Adam with a cosine to zero on the cross-entropy against soft targets plus `weight_decay` |weights|^2.
 
     Args:
-        features: [n, d] of about unit variance.
+        features: [n, d].
+        scale: [d] what features are multiplied by, to about unit variance; a minibatch at a time, so none is copied.
         targets: [n, H, K] soft labels of each head.
         takes_part: [n, H] whether head h learns from row i.
         title: of the progress bar.
     Returns:
-        weights [d, H, K], biases [H, K].
+        weights [d, H, K] of the scaled features, biases [H, K].
     """
     rows, width = features.shape
     _, heads, classes = targets.shape
-    x, y = torch.from_numpy(features), torch.from_numpy(targets)
+    x, y, factor = torch.from_numpy(features), torch.from_numpy(targets), torch.from_numpy(scale)
     part = torch.from_numpy(takes_part).float()
     weights = torch.zeros(width, heads * classes, requires_grad=True)
     bias = torch.zeros(heads * classes, requires_grad=True)
@@ -50,7 +52,7 @@ def softmax_heads(
                 order = torch.from_numpy(generator.permutation(rows))
             start = step % whole * batch
             picked = order[start : start + batch]
-            logs = torch.addmm(bias, x[picked], weights).view(-1, heads, classes).log_softmax(dim=-1)
+            logs = torch.addmm(bias, x[picked] * factor, weights).view(-1, heads, classes).log_softmax(dim=-1)
             loss = -(y[picked] * logs).sum(dim=-1) * part[picked]
             mean = loss.sum(dim=0) / part[picked].sum(dim=0).clamp(min=1)
             optimizer.zero_grad()

@@ -14,24 +14,30 @@ The equations themselves stand in blocks/two_em_mixture. Modes:
     Bayes' rule for the matrix T = gamma I + (1 - gamma) T_c, of which alone the data speak: q(y) ~ f(x)[y] T[y, o].
 
 On frozen features, in both modes:
-  - f is linear: ridge regression onto the targets with a fitted link in the cycles (closed form), then softmax heads
-    (Eq. 13), mixed by the likelihood of the observed labels. A network trained on the argmax of a linear f is a
-    sharper copy of it, so the main network g is f, and the confidence regulariser that would keep it from the noise
-    is not needed: the heads are too small to learn single labels;
-  - a row is never predicted by a head that learned its own label: leave-one-out for ridge, cross-fitting for the
-    softmax heads. Else f leans to the observed label, and the noise looks small;
+  - f is linear: ridge regression onto the targets in the cycles (closed form), then softmax heads (Eq. 13). A network
+    trained on the argmax of a linear f is a sharper copy of it, so the main network g is f, and the confidence
+    regulariser that would keep it from the noise is not needed: the heads are too small to learn single labels;
+  - a row is never predicted by a head that learned its own label, see `two_em_cycles`. Else f leans to the observed
+    label, and the noise looks small;
+  - the scale of f and the noise are fitted together, by maximum likelihood of the observed labels. The noise is
+    gamma I + (1 - gamma) / K (Sec. 3.1) unless a full T (Eq. 14) explains the labels better than its K (K - 1)
+    parameters cost (Bayesian information criterion);
+  - more cycles are not always better: a weak f confirms itself. The cycle, and the share of the softmax heads in f,
+    are those under which held-out verified labels are likeliest, or without trusted rows the held-out observed labels;
   - trusted rows are anchors: their label is fixed, and their observed label counts in T.
 
 What cannot be known: without anchors T is identified only as far as most labels of each class are right: above 50 %
 asymmetric noise two classes may come out swapped, and close to pure noise the classes are only as good as the features'
-clusters. Anchors with known observed labels cure both.
+clusters. Anchors with known observed labels cure both. Classes that no row ends up in, and classes whose commonest
+observed label is another, are in the metrics and logged.
 
-Held: a sample of at most `rows` rows and the trusted ones in float32, twice; Gram matrices [d, d] in float64; n x K.
+Held: a sample of at most `rows` rows and the trusted ones in float32; Gram matrices [d, d] in float64; n x K.
 The features stream twice, once where the sample is everything.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,24 +45,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.soft_link import fit_soft_link
 from lnl_core.blocks.softmax_heads import softmax_heads
-from lnl_core.blocks.softmax_link import SoftmaxLink
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.task import Purification, PurifyTask
-from lnl_core.purify.two_em_cycles import (
-    Evidence,
-    Found,
-    LeaveOneOut,
-    Noise,
-    answers,
-    leave_one_out,
-    run_cycles,
-    settled,
-)
+from lnl_core.purify.two_em_cycles import CrossFit, Evidence, Fit, Found, answers, cross_fit, fit_scores, run_cycles
 
+log = logging.getLogger("lnl")
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
@@ -69,17 +65,16 @@ class TwoEMConfig(Settings):
     ridge: tuple[float, ...] = Field(
         default=(0.01, 0.1), min_length=1
     )  # per row; larger ones fit noisy labels, not targets
-    cycles: int = Field(default=40, ge=1)  # most E- and M-steps
-    tolerance: float = Field(default=1e-3, ge=0)  # the cycles end when targets move less than this in the mean
-    smoothing: float = Field(default=10.0, ge=0)  # rows of the start added to each class of T: small classes stay near
+    cycles: int = Field(default=10, ge=1)  # most E- and M-steps
+    smoothing: float = Field(default=10.0, ge=0)  # rows of a uniform T added to each class: small classes stay near
     anchor_weight: float = Field(default=20.0, gt=0)  # a verified label says more of T and scale than a guessed one
-    link_rows: int = Field(default=5000, ge=10)  # rows that set scale and biases of f in a cycle
-    folds: int = Field(default=5, ge=2, le=20)  # splits of the softmax heads, and folds of the trusted rows
+    link_rows: int = Field(default=20_000, ge=10)  # noisy rows that scale and biases of f and T are fitted on
+    folds: int = Field(default=5, ge=2, le=20)  # splits of the rows: a head learns from all but one
     head_steps: int = Field(default=1000, ge=0)  # minibatches of the softmax heads (Eq. 13); 0: ridge regression alone
     head_batch: int = Field(default=500, ge=1)
     head_lr: float = Field(default=0.002, gt=0)  # Adam, cosine to zero
     head_weight_decay: float = Field(default=0.001, ge=0)  # on the squared weights of standardised features
-    mix: tuple[float, ...] = Field(default=(0.0, 0.5, 1.0), min_length=1)  # shares of the softmax heads in f
+    mix: tuple[float, ...] = Field(default=(0.0, 0.5, 1.0), min_length=1)  # shares of the softmax heads in log f
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +82,7 @@ class _Rows:
     """The rows that the heads learn from: the sampled noisy ones, then all trusted ones."""
 
     sampled: Rows  # [s] their rows in the task, ascending
-    split: npt.NDArray[np.intp]  # [N] cross-fitting split of each, and fold of the trusted ones
+    scaled: Rows  # of them, those that scale and T are fitted on
     evidence: Evidence
 
 
@@ -100,26 +95,16 @@ class _Rows:
 def two_em(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator) -> Purification:
     """Purify the observed labels of `task`."""
     rows, features = _rows(task, config, generator)
-    scored = np.sort(generator.choice(len(features), size=min(config.link_rows, len(features)), replace=False))
-    regression = leave_one_out(features, rows.evidence.observed, task.classes, config.ridge, scored)
-    del features
-    found = run_cycles(
-        regression,
-        rows.evidence,
-        mode=config.mode,
-        cycles=config.cycles,
-        tolerance=config.tolerance,
-        scaled=scored,
-    )
+    regression = cross_fit(features, rows.evidence.observed, task.classes, config.ridge, rows.scaled)
+    found = run_cycles(regression, rows.evidence, mode=config.mode, cycles=config.cycles, scaled=rows.scaled)
     heads = _heads(regression, found, rows, config, generator)
     chosen = _mixed(found, heads, rows, config)
     answer = _predict(task, rows, regression, found, heads, chosen, config.mode)
-    trusted = _trusted(chosen, rows, config.mode)
     return Purification(
         posterior=answer,
-        metrics=_metrics(regression, chosen, answer, rows, task, trusted),
+        metrics=_metrics(regression, chosen, answer, rows, task),
         curve=found.curve,
-        trusted_posterior=trusted,
+        trusted_posterior=chosen.fit.trusted,
     )
 
 
@@ -134,18 +119,16 @@ def _rows(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator)
         features[start:stop] = batch[sampled[start:stop] - block.start]
     features[len(sampled) :] = task.trusted
     folds = min(config.folds, len(sampled))
-    split = np.concatenate([generator.permutation(size) % folds for size in (len(sampled), trusted)])
-    runs = np.arange(folds + 1) if trusted else np.array([folds])
-    anchored = (split[:, None] != runs) & (np.arange(len(features)) >= len(sampled))[:, None]
     evidence = Evidence(
         observed=np.concatenate([task.observed[sampled], task.trusted_observed]).astype(np.int32),
         verified=np.concatenate([np.full(len(sampled), NO_LABEL), task.trusted_label]).astype(np.int32),
-        anchored=anchored,
+        split=np.concatenate([generator.permutation(size) % folds for size in (len(sampled), trusted)]),
         classes=task.classes,
         anchor_weight=config.anchor_weight,
         smoothing=config.smoothing,
     )
-    return _Rows(sampled=sampled, split=split, evidence=evidence), features
+    scaled = np.sort(generator.choice(len(sampled), size=min(config.link_rows, len(sampled)), replace=False))
+    return _Rows(sampled=sampled, scaled=scaled, evidence=evidence), features
 
 
 # --- softmax heads (Eq. 13) --------------------------------------------------------------------------------------
@@ -153,91 +136,78 @@ def _rows(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator)
 
 @dataclass(frozen=True, kw_only=True)
 class _Heads:
-    """Softmax heads on the rotated features: head j of a run learned from the rows outside split j."""
+    """Softmax heads on the rotated features: head s learned from the rows outside split s."""
 
-    scale: FloatArray  # [d] to unit variance
-    weights: Array  # [d, S, K] of the run with all anchors
+    weights: FloatArray  # [d, S, K]
     bias: Array  # [S, K]
-    links: list[SoftmaxLink]  # S
-    probabilities: FloatArray  # [N, B, K] of the rows they learned from, cross-fitted
+    fit: Fit
 
-    def __call__(self, rotated: FloatArray) -> Array:
-        """Rows that no head has seen [b, d] -> the mean of the heads [b, K]."""
-        folded = (rotated * self.scale) @ self.weights.reshape(len(self.weights), -1).astype(np.float32)
-        scores = folded.reshape(len(rotated), *self.bias.shape) + self.bias
-        return np.asarray(np.mean([link(scores[:, head]) for head, link in enumerate(self.links)], axis=0))
+    def scores(self, rotated: FloatArray) -> Array:
+        """Of rows [b, d], by every head: [b, S, K]."""
+        folded = rotated @ self.weights.reshape(len(self.weights), -1)
+        return np.asarray(folded.reshape(len(rotated), *self.bias.shape) + self.bias)
 
 
 def _heads(
-    regression: LeaveOneOut, found: Found, rows: _Rows, config: TwoEMConfig, generator: np.random.Generator
+    regression: CrossFit, found: Found, rows: _Rows, config: TwoEMConfig, generator: np.random.Generator
 ) -> _Heads | None:
-    """Eq. 13: cross-entropy against the refurbished targets, cross-fitted, each head with a link of its own.
-
-    The run without trusted fold b has one head, which learned from the rows outside split b; the run with all anchors
-    has a head for each split. Links are fitted to the targets of rows that the head did not learn from.
-    """
+    """Eq. 13: cross-entropy against the refurbished targets, cross-fitted."""
     if config.head_steps == 0:
         return None
-    splits, runs = int(rows.split.max()) + 1, rows.evidence.anchored.shape[1]
-    owner = [*range(runs - 1), *[runs - 1] * splits]  # the run of each head
-    outside = [*range(runs - 1), *range(splits)]  # the split that each head does not learn from
-    scale = 1 / np.maximum(regression.rotated.std(axis=0), 1e-6).astype(np.float32)
-    scale[regression.inverse * len(rows.split) >= 1e9] = 0
-    features = regression.rotated * scale
+    evidence, rotated = rows.evidence, regression.rotated
+    deviation = np.sqrt(np.square(rotated).mean(axis=0, dtype=np.float64))  # rotated features are centred
+    scale = np.where(deviation > 1e-5 * deviation.max(), 1 / np.maximum(deviation, 1e-30), 0).astype(np.float32)
     weights, bias = softmax_heads(
-        features,
-        found.targets[:, owner],
-        rows.split[:, None] != np.array(outside),
+        rotated,
+        found.targets,
+        evidence.learns,
         generator,
+        scale=scale,
         steps=config.head_steps,
         batch=config.head_batch,
         lr=config.head_lr,
         weight_decay=config.head_weight_decay,
         title="two_em: heads",
     )
-    probabilities = np.empty_like(found.probabilities)
-    links = []
-    for head, (run, split) in enumerate(zip(owner, outside, strict=True)):
-        held = np.flatnonzero(rows.split == split)
-        scores = features[held] @ weights[:, head].astype(np.float32) + bias[head]
-        few = generator.permutation(len(held))[: config.link_rows]
-        link = fit_soft_link(scores[few], found.targets[held[few], run].astype(np.float64), np.ones(len(few)))
-        links.append(link)
-        probabilities[held, run] = link(scores)
-    # a fold's run is asked about its own fold alone: for the other rows its ridge prediction stands in
-    for run in range(runs - 1):
-        elsewhere = rows.split != run
-        probabilities[elsewhere, run] = found.probabilities[elsewhere, run]
-    last = slice(runs - 1, None)
-    return _Heads(
-        scale=scale, weights=weights[:, last], bias=bias[last], links=links[last], probabilities=probabilities
-    )
+    folded = np.asarray(weights * scale[:, None, None], dtype=np.float32)
+    held = np.empty((len(rotated), evidence.classes), dtype=np.float32)
+    for split in range(evidence.splits):
+        inside = np.flatnonzero(evidence.split == split)
+        held[inside] = rotated[inside] @ folded[:, split] + bias[split]
+    return _Heads(weights=folded, bias=bias, fit=fit_scores(held, evidence, config.mode, rows.scaled))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Mixed:
-    """f as the mixture of ridge regression and softmax heads."""
+    """f as the geometric mean of ridge regression and softmax heads."""
 
     share: float  # of the softmax heads
-    probabilities: FloatArray  # [N, B, K]
-    noise: Noise
-    tried: list[dict[str, float]]
+    fit: Fit  # of the mean of their log f
+    tried: list[dict[str, float | str]]
 
 
 def _mixed(found: Found, heads: _Heads | None, rows: _Rows, config: TwoEMConfig) -> _Mixed:
-    """The mixture under which the observed labels are likeliest: no row's f has learned its own label."""
-    best: tuple[float, _Mixed] | None = None
-    tried: list[dict[str, float]] = []
+    """The share under which the held-out labels are likeliest: no row's f has learned its own label."""
+    best: tuple[float, Fit] | None = None
+    tried: list[dict[str, float | str]] = []
     for share in config.mix if heads is not None else (0.0,):
-        f = found.probabilities
+        scores = (1 - share) * _log_f(found.fit, found.fit.scores)
         if heads is not None and share:
-            f = (np.float32(1 - share) * f + np.float32(share) * heads.probabilities).astype(np.float32)
-        noise, likelihood = settled(f, rows.evidence, found.start, config.mode)
-        tried.append({"softmax_share": share, "log_likelihood": round(likelihood, 5)})
-        if best is None or likelihood > best[0]:
-            best = (likelihood, _Mixed(share=share, probabilities=f, noise=noise, tried=tried))
+            scores = scores + share * _log_f(heads.fit, heads.fit.scores)
+        fit = fit_scores(scores.astype(np.float32), rows.evidence, config.mode, rows.scaled)
+        tried.append({"softmax_share": share, "log_likelihood": round(fit.log_likelihood, 5)})
+        if fit.trusted_loss is not None:
+            tried[-1]["held_out_loss"] = round(fit.trusted_loss, 5)
+        if best is None or fit.loss < best[1].loss:
+            best = (share, fit)
     assert best is not None
-    return best[1]
+    return _Mixed(share=best[0], fit=best[1], tried=tried)
+
+
+def _log_f(fit: Fit, scores: npt.NDArray[np.floating]) -> Array:
+    """log f [n, K] of scores [n, K]; log of the mean f of the runs where they are [n, S, K]."""
+    f = fit.link.link(scores.astype(np.float64))
+    return np.asarray(np.log(np.maximum(f if f.ndim == 2 else f.mean(axis=1), 1e-12)))
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -246,61 +216,64 @@ def _mixed(found: Found, heads: _Heads | None, rows: _Rows, config: TwoEMConfig)
 def _predict(
     task: PurifyTask,
     rows: _Rows,
-    regression: LeaveOneOut,
+    regression: CrossFit,
     found: Found,
     heads: _Heads | None,
     chosen: _Mixed,
-    mode: str,
+    mode: Literal["fixed", "paper"],
 ) -> FloatArray:
     """The posterior [n, K]: sampled rows as they were predicted without their own label, all others streamed."""
-    posterior = np.empty((len(task.observed), task.classes), dtype=np.float32)
-    posterior[rows.sampled] = chosen.probabilities[: len(rows.sampled), -1]
+    fit, sampled = chosen.fit, rows.sampled
+    answer = np.empty((len(task.observed), task.classes), dtype=np.float32)
+    answer[sampled] = answers(fit.scores[: len(sampled)], task.observed[sampled], fit.link, fit.mixture, mode)
     rest = np.ones(len(task.observed), dtype=bool)
-    rest[rows.sampled] = False
+    rest[sampled] = False
     if rest.any():
-        weights, mean = regression.regress(found.targets[:, -1:])
+        flat = found.weights.reshape(len(found.weights), -1)
         for block, features in task.noisy.batches():
             new = np.flatnonzero(rest[block])
             rotated = regression.rotate(features[new])
-            f = found.links[-1]((rotated @ weights[:, 0] + mean[0]).astype(np.float64))
+            scores = (1 - chosen.share) * _log_f(
+                found.fit, (rotated @ flat).reshape(len(new), *found.mean.shape) + found.mean
+            )
             if heads is not None and chosen.share:
-                f = (1 - chosen.share) * f + chosen.share * heads(rotated)
-            posterior[block.start + new] = f
-    return answers(posterior, task.observed, chosen.noise.transition[-1], chosen.noise.mixtures[-1], mode)
+                scores = scores + chosen.share * _log_f(heads.fit, heads.scores(rotated))
+            here = block.start + new
+            answer[here] = answers(scores, task.observed[here], fit.link, fit.mixture, mode)
+    return answer
 
 
-def _trusted(chosen: _Mixed, rows: _Rows, mode: str) -> FloatArray | None:
-    """[m, K]: each trusted row by the run that treated it as noisy; None without trusted rows."""
-    evidence, first = rows.evidence, len(rows.sampled)
-    if len(rows.split) == first:
-        return None
-    found = np.empty((len(rows.split) - first, evidence.classes), dtype=np.float32)
-    for run in range(evidence.anchored.shape[1] - 1):
-        here = first + np.flatnonzero(rows.split[first:] == run)
-        f = chosen.probabilities[here, run]
-        found[here - first] = answers(
-            f, evidence.observed[here], chosen.noise.transition[run], chosen.noise.mixtures[run], mode
-        )
-    return found
-
-
-def _metrics(
-    regression: LeaveOneOut,
-    chosen: _Mixed,
-    answer: FloatArray,
-    rows: _Rows,
-    task: PurifyTask,
-    trusted: FloatArray | None,
-) -> dict[str, Any]:
-    transition = chosen.noise.transition[-1]
+def _metrics(regression: CrossFit, chosen: _Mixed, answer: FloatArray, rows: _Rows, task: PurifyTask) -> dict[str, Any]:
+    transition = chosen.fit.link.transition
     metrics: dict[str, Any] = {
-        "chosen": {**regression.chosen, "softmax_share": chosen.share},
+        "chosen": {**regression.chosen, "noise": chosen.fit.structure, "softmax_share": chosen.share},
         "mixtures": chosen.tried,
         "sampled_rows": len(rows.sampled),
         "trusted_rows": len(task.trusted_label),
         "transition": [[round(float(value), 5) for value in row] for row in transition],
         "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
+        **_collapse(transition, answer, task),
     }
-    if trusted is not None:
-        metrics["held_out_accuracy"] = round(float((trusted.argmax(axis=1) == task.trusted_label).mean()), 5)
+    if chosen.fit.trusted is not None:
+        right = chosen.fit.trusted.argmax(axis=1) == task.trusted_label
+        metrics["held_out_accuracy"] = round(float(right.mean()), 5)
+        metrics["held_out_loss"] = round(float(chosen.fit.trusted_loss or 0.0), 5)
     return metrics
+
+
+def _collapse(transition: Array, answer: FloatArray, task: PurifyTask) -> dict[str, list[int]]:
+    """Classes that EM may have lost: no row has them as purified label though some had observed it, or their
+    commonest observed label is another one's."""
+    seen = np.bincount(task.observed, minlength=task.classes) > 0
+    kept = np.bincount(answer.argmax(axis=1), minlength=task.classes) > 0
+    empty = np.flatnonzero(seen & ~kept)
+    swapped = np.flatnonzero(seen & (transition.argmax(axis=1) != np.arange(task.classes)))
+    if len(empty):
+        log.warning("two_em: no row is left in class %s; look at these classes by hand", ", ".join(map(str, empty)))
+    if len(swapped):
+        log.warning(
+            "two_em: the commonest observed label of class %s is another class; without trusted rows nothing tells "
+            "such a class from a swapped one",
+            ", ".join(map(str, swapped)),
+        )
+    return {"empty_classes": empty.tolist(), "swapped_classes": swapped.tolist()}

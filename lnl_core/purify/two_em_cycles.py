@@ -1,21 +1,23 @@
-"""The cycles of `two_em`: E-step and M-step in closed form, several runs side by side on one sample of rows.
+"""The cycles of `two_em`: regression onto the targets, scale and T from the labels of held-out rows, new targets.
 
-A run is one EM with its own anchors: the last run holds all trusted rows fixed, run b treats those of fold b as noisy
-rows, so that their verified label is never seen. All runs share the features, so a cycle costs two thin products.
+The rows are dealt into splits. Run s learns from the rows outside split s, noisy and trusted alike, and predicts those
+inside, so that no label has a part in its own row's prediction however many cycles there are. Leaving out the row
+alone would not do: its label comes back through its neighbours' targets, one cycle later. At 90 % noise T then said
+that there is none. All runs share the features and their Gram matrix, so a cycle costs two thin products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lnl_core.blocks.moments import accumulate
 from lnl_core.blocks.ridge import RidgePath
-from lnl_core.blocks.soft_link import fit_soft_link
-from lnl_core.blocks.softmax_link import SoftmaxLink
+from lnl_core.blocks.soft_link import NoisyLink, Structure, fit_noisy_link
 from lnl_core.blocks.transition import posterior
 from lnl_core.blocks.two_em_mixture import (
     clean_share,
@@ -29,7 +31,10 @@ from lnl_core.progress import progress_bar
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
+Mode = Literal["fixed", "paper"]
 LARGEST_LEVERAGE = 0.99  # a row alone in its direction of the features: its own label stays out, its score stays finite
+PATIENCE = 2  # cycles without a better one before the last
+JUDGES = 10  # trusted rows a class, in the mean, below which they are too few to compare fits by
 _CHUNK = 8192  # rows held in float64 at a time
 
 
@@ -39,46 +44,52 @@ class Evidence:
 
     observed: IntArray  # [N], NO_LABEL where a trusted row never had one
     verified: IntArray  # [N], NO_LABEL for noisy rows
-    anchored: BoolArray  # [N, B] whether run b holds the row's verified label fixed
+    split: Rows  # [N] the run that does not learn from the row
     classes: int
-    anchor_weight: float  # how many noisy rows an anchor stands for in T and in the scale of the scores
-    smoothing: float  # rows of the start that are added to each class of T
+    anchor_weight: float  # how many noisy rows a verified label stands for in T and in the scale of the scores
+    smoothing: float  # rows of the warm-up's T that are added to each class
 
-    def likelihood(self, transition: Array) -> FloatArray:
-        """T[y, observed] [N, B, K]; 1 where no label was observed.
+    @property
+    def splits(self) -> int:
+        return int(self.split.max()) + 1
 
-        Args:
-            transition: [B, K, K].
-        """
-        runs, classes = transition.shape[:2]
-        columns = np.concatenate([transition, np.ones((runs, classes, 1))], axis=2)  # column -1 is NO_LABEL's
-        return np.asarray(columns[:, :, self.observed].transpose(2, 0, 1), dtype=np.float32)
+    @property
+    def noisy(self) -> BoolArray:
+        return np.asarray(self.verified == NO_LABEL)
+
+    @property
+    def learns(self) -> BoolArray:
+        """[N, S] whether run s learns from row i."""
+        return np.asarray(self.split[:, None] != np.arange(self.splits))
 
     def pinned(self, targets: FloatArray) -> FloatArray:
-        """Targets [N, B, K] with every anchor's row one-hot."""
-        rows, runs = np.nonzero(self.anchored)
-        targets[rows, runs] = np.eye(self.classes, dtype=np.float32)[self.verified[rows]]
+        """Targets [N, S, K] with every trusted row's one-hot."""
+        anchors = np.flatnonzero(~self.noisy)
+        targets[anchors] = np.eye(self.classes, dtype=np.float32)[self.verified[anchors]][:, None]
         return targets
 
-    def transition(self, targets: FloatArray, start: Array) -> Array:
-        """T [B, K, K] by counting the targets; anchors count `anchor_weight` times."""
-        rows, runs, classes = targets.shape
-        known = self.observed != NO_LABEL
-        seen = np.zeros((rows, classes), dtype=np.float32)
-        seen[known, self.observed[known]] = 1.0
-        weighted = targets * np.where(self.anchored, self.anchor_weight, 1.0)[:, :, None].astype(np.float32)
-        counts = (weighted.reshape(rows, -1).T @ seen).reshape(runs, classes, classes) + self.smoothing * start
-        return np.asarray(counts / counts.sum(axis=2, keepdims=True), dtype=np.float64)
+    def prior(self, scores: FloatArray) -> Array:
+        """Rows added to the counts of T [K, K]: gamma I + (1 - gamma) / K with the warm-up's gamma.
 
-    def anchors_alone(self, start: Array) -> Array:
-        """T [B, K, K] of the anchors with an observed label, where there are some, and of the start."""
-        nothing = np.zeros((*self.anchored.shape, self.classes), dtype=np.float32)
-        return self.transition(self.pinned(nothing), start)
+        The paper takes the accuracy on the observed labels just learned for gamma. Here it is the accuracy of scores
+        [N, K] that did not see the label, less what chance gives, because the corrupted part hits them too.
+        """
+        right = float((scores[self.noisy].argmax(axis=1) == self.observed[self.noisy]).mean())
+        gamma = float(np.clip((right - 1 / self.classes) / (1 - 1 / self.classes), 0.05, 0.95))
+        return np.asarray(self.smoothing * (gamma * np.eye(self.classes) + (1 - gamma) / self.classes) + 1e-9)
+
+    def warm_up(self) -> FloatArray:
+        """The first targets [N, S, K]: observed labels, and verified ones where there are some."""
+        onehot = np.eye(self.classes + 1, dtype=np.float32)[self.observed][:, :-1]
+        return self.pinned(np.repeat(onehot[:, None], self.splits, axis=1))
+
+
+# --- ridge regression, cross-fitted ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveOneOut:
-    """Ridge regression from features to any targets, each row predicted by the regression on all others."""
+class CrossFit:
+    """Ridge regression from features to any targets with the Gram matrix of all rows, which holds no label."""
 
     rotated: FloatArray  # [N, d] features in the basis of their Gram matrix
     inverse: FloatArray  # [d] 1 / (g + penalty)
@@ -88,33 +99,41 @@ class LeaveOneOut:
     basis: Array  # [d, d]
     chosen: Mapping[str, str | float] = field(default_factory=dict)
 
-    def regress(self, targets: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Weights [d, B, K] in the basis and means [B, K] of the targets [N, B, K]."""
-        mean = targets.mean(axis=0, dtype=np.float64).astype(np.float32)
-        cross = self.rotated.T @ (targets - mean).reshape(len(targets), -1)
+    def regress(self, targets: FloatArray, learns: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Weights [d, S, K] in the basis and means [S, K], run s from the rows with `learns` [N, S]."""
+        part = learns.astype(np.float32)
+        share = part.mean(axis=0)
+        mean = np.asarray(np.einsum("ns,nsk->sk", part, targets) / (share * len(targets))[:, None], dtype=np.float32)
+        weighted = (targets - mean) * (part / share)[:, :, None]
+        cross = self.rotated.T @ weighted.reshape(len(targets), -1)
         return (self.inverse[:, None] * cross).reshape(-1, *mean.shape), mean
 
-    def scores(self, targets: FloatArray) -> FloatArray:
-        """[N, B, K]: s_-i = (s_i - h_i y_i) / (1 - h_i), the score of row i without its own target."""
-        weights, mean = self.regress(targets)
-        fitted = (self.rotated @ weights.reshape(len(weights), -1)).reshape(targets.shape) + mean
-        leverage = self.leverage[:, None, None]
-        return np.asarray((fitted - leverage * targets) / (1 - leverage))
+    def scores(self, targets: FloatArray, learns: BoolArray, weights: FloatArray, mean: FloatArray) -> FloatArray:
+        """[N, S, K] without the row's own target. Where one run learns from all, that is leave-one-out exactly:
+        s_-i = (s_i - h_i y_i) / (1 - h_i)."""
+        fitted = (self.rotated @ weights.reshape(len(weights), -1)).reshape(targets.shape)
+        own = self.leverage[:, None] * (learns / learns.mean(axis=0)).astype(np.float32)
+        fitted -= own[:, :, None] * (targets - mean)
+        fitted /= (1 - self.leverage)[:, None, None]
+        return np.asarray(fitted + mean)
 
     def rotate(self, features: FloatArray) -> FloatArray:
         """Other rows [b, d] in the same basis."""
         return np.asarray(((features - self.shift) * self.scale) @ self.basis, dtype=np.float32)
 
 
-def leave_one_out(
+def cross_fit(
     features: FloatArray, observed: IntArray, classes: int, penalties: tuple[float, ...], scored: Rows
-) -> LeaveOneOut:
+) -> CrossFit:
     """The transform and penalty that predict the observed labels of the `scored` rows best, each without itself.
 
     No verified label and no noise rate is needed for that choice: a label predicts as well as its noise lets it. What
     counts is the cosine of prediction and label, not the error: the noise shrinks the best prediction, so the error
     asks for a large penalty for its scale alone, which the link restores anyway.
     Rows without an observed label count as the mean of the others.
+
+    Args:
+        features: [N, d], overwritten: they come back as `rotated`.
     """
     known = observed != NO_LABEL
     filled = np.where(known, observed, 0).astype(np.int32)
@@ -123,196 +142,214 @@ def leave_one_out(
     onehot = np.eye(classes, dtype=np.float32)[filled]
     onehot[~known] = onehot[known].mean(axis=0) if known.any() else 1 / classes
     target = onehot - onehot.mean(axis=0)
-    best: tuple[float, LeaveOneOut] | None = None
+    cross = (features.T @ target).astype(np.float64)
+    best: tuple[float, CrossFit] | None = None
     for transform in ("centre", "standardise"):
         shift, scale = moments.affine(transform)
-        path = RidgePath.of(*moments.transformed(shift, scale))
-        rotated = np.empty(features.shape, dtype=np.float32)
-        for rows in blocks:
-            rotated[rows] = ((features[rows] - shift) * scale) @ path.basis
-        cross = rotated.T @ target
+        path = RidgePath.of(moments.transformed(shift, scale)[0], cross * scale[:, None])
+        some = ((features[scored] - shift) * scale) @ path.basis
         for penalty in penalties:
-            inverse = (1.0 / (path.spectrum + penalty * len(features))).astype(np.float32)
-            squared = np.square(rotated[scored]) @ inverse + 1 / len(features)
-            held = _capped(squared)[:, None]
-            fitted = rotated[scored] @ (inverse[:, None] * cross)
-            left = (fitted - held * target[scored]) / (1 - held)  # without the row's own label
+            inverse = 1.0 / (path.spectrum + penalty * len(features))
+            held = np.minimum(np.square(some) @ inverse + 1 / len(features), LARGEST_LEVERAGE)[:, None]
+            left = (some @ (inverse[:, None] * path.cross) - held * target[scored]) / (1 - held)
             error = -float((left * target[scored]).sum() / max(float(np.linalg.norm(left)), 1e-30))
             if best is None or error < best[0]:
-                found = LeaveOneOut(
-                    rotated=rotated, inverse=inverse, leverage=squared, shift=shift, scale=scale, basis=path.basis
+                found = CrossFit(
+                    rotated=features,
+                    inverse=inverse.astype(np.float32),
+                    leverage=np.empty(len(features), dtype=np.float32),
+                    shift=shift,
+                    scale=scale,
+                    basis=path.basis,
+                    chosen={"transform": transform, "ridge": penalty},
                 )
-                best = (error, replace(found, chosen={"transform": transform, "ridge": penalty}))
+                best = (error, found)
     assert best is not None
     regression = best[1]
-    leverage = np.concatenate([np.square(regression.rotated[rows]) @ regression.inverse for rows in blocks])
-    return replace(regression, leverage=_capped(leverage + np.float32(1 / len(features))))
+    for rows in blocks:
+        features[rows] = regression.rotate(features[rows])
+        leverage = np.square(features[rows]) @ regression.inverse + np.float32(1 / len(features))
+        regression.leverage[rows] = np.minimum(leverage, np.float32(LARGEST_LEVERAGE))
+    return regression
 
 
-def _capped(leverage: FloatArray) -> FloatArray:
-    return np.asarray(np.minimum(leverage, np.float32(LARGEST_LEVERAGE)))
+# --- what the scores say -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
-    """What the runs hold of the noise."""
+class Fit:
+    """Calibrated f, T and the answers of one set of held-out scores."""
 
-    transition: Array  # [B, K, K] T
-    mixtures: list[tuple[float, Array]]  # B times (gamma, T_c), used in mode `paper`
+    scores: FloatArray  # [N, K]
+    link: NoisyLink  # by all rows
+    full: NoisyLink  # `link`, or the one with a full T that was not worth its parameters
+    folds: tuple[NoisyLink, ...]  # S, without the verified labels of the split; all the same where there are none
+    mixture: tuple[float, Array]  # (gamma, T_c), read in mode `paper`
+    structure: Structure
+    log_likelihood: float  # mean log p(observed) of the noisy rows
+    trusted: FloatArray | None  # [m, K] posterior of the trusted rows by their fold's link
+    trusted_loss: float | None  # their mean -log p(verified)
+
+    @property
+    def loss(self) -> float:
+        """What fits are compared by: held-out verified labels where there are enough, else observed ones."""
+        if self.trusted is None or self.trusted_loss is None or len(self.trusted) < JUDGES * self.scores.shape[1]:
+            return -self.log_likelihood
+        return self.trusted_loss
+
+
+def fit_scores(scores: FloatArray, evidence: Evidence, mode: Mode, scaled: Rows, start: NoisyLink | None = None) -> Fit:
+    """Link and T of scores [N, K] that saw no label of their own row.
+
+    Args:
+        scaled: the noisy rows that they are fitted on; the trusted ones are always with them.
+        start: a full T from which its search may start.
+    """
+    noisy = np.flatnonzero(evidence.noisy)
+    prior = evidence.prior(scores)
+    uniform = _link(scores, evidence, scaled, None, "uniform", prior)
+    full = _link(scores, evidence, scaled, None, "full", prior, start or uniform)
+    found = [_log_likelihood(link, scores, evidence, noisy) for link in (uniform, full)]
+    # the Bayesian information criterion: K (K - 1) - 1 further parameters
+    price = (evidence.classes * (evidence.classes - 1) - 1) / 2 * np.log(len(noisy)) / len(noisy)
+    structure: Structure = "full" if found[1] - found[0] > price else "uniform"
+    link = full if structure == "full" else uniform
+    folds = [link] * evidence.splits
+    if len(noisy) < len(scores):
+        for split in range(evidence.splits):
+            folds[split] = _link(scores, evidence, scaled, split, structure, prior, link, steps=60)
+    f = np.asarray(link.link(scores.astype(np.float64)), dtype=np.float32)
+    mixture = _mixture(f, evidence, link.transition) if mode == "paper" else (0.0, link.transition)
+    trusted, loss = None, None
+    if len(noisy) < len(scores):
+        rows = np.flatnonzero(~evidence.noisy)
+        trusted = np.empty((len(rows), evidence.classes), dtype=np.float32)
+        for split, fold in enumerate(folds):
+            here = np.flatnonzero(evidence.split[rows] == split)
+            trusted[here] = answers(scores[rows[here]], evidence.observed[rows[here]], fold, mixture, mode)
+        right = trusted[np.arange(len(rows)), evidence.verified[rows]]
+        loss = float(-np.log(np.maximum(right, 1e-9)).mean())
+    return Fit(
+        scores=scores,
+        link=link,
+        full=full,
+        folds=tuple(folds),
+        mixture=mixture,
+        structure=structure,
+        log_likelihood=found[structure == "full"],
+        trusted=trusted,
+        trusted_loss=loss,
+    )
+
+
+def _link(
+    scores: FloatArray,
+    evidence: Evidence,
+    scaled: Rows,
+    without: int | None,
+    structure: Structure,
+    prior: Array,
+    start: NoisyLink | None = None,
+    steps: int = 400,
+) -> NoisyLink:
+    """Fitted on the `scaled` noisy rows and the trusted rows outside split `without`."""
+    trusted = np.flatnonzero(~evidence.noisy & (evidence.split != (-1 if without is None else without)))
+    rows = np.concatenate([scaled, trusted])
+    return fit_noisy_link(
+        scores[rows].astype(np.float64),
+        evidence.observed[rows],
+        evidence.verified[rows],
+        evidence.anchor_weight,
+        structure,
+        prior,
+        start,
+        steps,
+    )
+
+
+def _log_likelihood(link: NoisyLink, scores: FloatArray, evidence: Evidence, rows: Rows) -> float:
+    mass = link.joint(scores[rows].astype(np.float64), evidence.observed[rows]).sum(axis=1)
+    return float(np.log(np.maximum(mass, 1e-300)).mean())
+
+
+def _mixture(f: FloatArray, evidence: Evidence, transition: Array, steps: int = 50) -> tuple[float, Array]:
+    """(gamma, T_c) of fixed f [N, K], by Eq. 4, 6 and 14 in turn; eps = 1/K at first."""
+    known = np.flatnonzero(evidence.observed != NO_LABEL)
+    f, observed = f[known], evidence.observed[known]
+    gamma = float(np.clip(np.diag(transition).mean(), 0.05, 0.95))
+    corruption = np.full(transition.shape, 1 / evidence.classes)
+    for _ in range(steps):
+        clean = cleanness(gamma, f, outlier_probability(f, corruption, observed), observed)
+        before, gamma = gamma, clean_share(clean)
+        corruption = corruption_matrix(clean, f, observed, evidence.smoothing).astype(np.float64)
+        if abs(gamma - before) < 1e-4:
+            break
+    return gamma, corruption
+
+
+def answers(
+    scores: npt.NDArray[np.floating], observed: IntArray, link: NoisyLink, mixture: tuple[float, Array], mode: Mode
+) -> FloatArray:
+    """The E-step: p(true | x, observed) [n, K] from scores [n, K]; f(x) itself where no label was observed."""
+    f = np.asarray(link.link(scores.astype(np.float64)), dtype=np.float32)
+    known = observed != NO_LABEL
+    labels = observed[known]
+    if mode == "paper":
+        gamma, corruption = mixture
+        clean = cleanness(gamma, f[known], outlier_probability(f[known], corruption, labels), labels)
+        f[known] = refurbished(clean, f[known], labels)
+    else:
+        f[known] = posterior(f[known], link.transition, labels)
+    return f
+
+
+# --- cycles ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Where the cycles ended."""
+    """The best cycle."""
 
-    probabilities: FloatArray  # [N, B, K] f(x): p(true | x) without the row's own label
-    targets: FloatArray  # [N, B, K] q of the last E-step, anchors one-hot
-    links: list[SoftmaxLink]  # B
-    start: Array  # [K, K] the start of T
+    fit: Fit
+    weights: FloatArray  # [d, S, K] of its regressions
+    mean: FloatArray  # [S, K]
+    targets: FloatArray  # [N, S, K] q of its E-step, trusted rows one-hot
     curve: tuple[dict[str, float], ...]
 
 
-def run_cycles(
-    regression: LeaveOneOut, evidence: Evidence, *, mode: str, cycles: int, tolerance: float, scaled: Rows
-) -> Found:
-    """Warm-up on the observed labels, then E- and M-steps until the targets rest.
+def run_cycles(regression: CrossFit, evidence: Evidence, *, mode: Mode, cycles: int, scaled: Rows) -> Found:
+    """Warm-up on the observed labels, then M- and E-steps until `PATIENCE` cycles are no better.
 
     Args:
-        mode: `fixed` or `paper`, see `two_em`.
-        tolerance: mean absolute move of the targets below which the cycles end.
-        scaled: rows whose scores set the links (all anchors set them too).
+        scaled: noisy rows whose scores set link and T.
     """
-    targets, start = _warm_up(regression, evidence)
-    noise = first_noise(evidence, start)
-    links: list[SoftmaxLink] = []
-    curve: list[dict[str, float]] = []
+    learns = evidence.learns
+    targets = evidence.warm_up()
+    best: Found | None = None
+    fit: Fit | None = None
+    chosen, curve = 0, []
     with progress_bar("two_em: cycles", cycles) as advance:
         for cycle in range(cycles):
-            scores = regression.scores(targets)
-            before: Sequence[SoftmaxLink | None] = links if links else [None] * len(noise.transition)
-            links = [_link(scores, targets, evidence, run, scaled, link) for run, link in enumerate(before)]
-            probabilities = _linked(scores, links)
-            answer, noise, likelihood = em_step(probabilities, evidence, noise, start, mode)
-            moved = float(np.abs(answer - targets).sum(axis=2).mean() / 2)
-            targets = answer
-            curve.append({"cycle": cycle + 1.0, "log_likelihood": likelihood, "moved": moved})
-            advance(note=f"moved {moved:.4f}")
-            if moved < tolerance:
+            weights, mean = regression.regress(targets, learns)
+            scores = regression.scores(targets, learns, weights, mean)
+            held = scores[np.arange(len(scores)), evidence.split]
+            fit = fit_scores(held, evidence, mode, scaled, fit.full if fit else None)
+            q = e_step(scores, fit, evidence, mode)
+            moved = float(np.abs(q - targets).sum(axis=2).mean() / 2)
+            curve.append({"cycle": cycle + 1.0, "log_likelihood": fit.log_likelihood, "moved": moved, "loss": fit.loss})
+            targets = q
+            if best is None or fit.loss < best.fit.loss:
+                best, chosen = Found(fit=fit, weights=weights, mean=mean, targets=q, curve=()), cycle
+            advance(note=f"loss {fit.loss:.4f}")
+            if cycle - chosen >= PATIENCE:
                 break
-    return Found(
-        probabilities=probabilities,
-        targets=targets,
-        links=links,
-        start=start,
-        curve=tuple(curve),
-    )
+    assert best is not None
+    return Found(fit=best.fit, weights=best.weights, mean=best.mean, targets=best.targets, curve=tuple(curve))
 
 
-def first_noise(evidence: Evidence, start: Array) -> Noise:
-    """The noise before the first cycle: the start, and where anchors have observed labels, their counts."""
-    runs = evidence.anchored.shape[1]
-    gamma = float(np.diag(start).mean())
-    uniform = np.full(start.shape, 1 / evidence.classes)
-    return Noise(transition=evidence.anchors_alone(start), mixtures=[(gamma, uniform)] * runs)
-
-
-def em_step(
-    probabilities: FloatArray, evidence: Evidence, noise: Noise, start: Array, mode: str
-) -> tuple[FloatArray, Noise, float]:
-    """Targets [N, B, K] under the noise so far, the noise they imply, and the mean log-likelihood of noisy labels.
-
-    Args:
-        probabilities: f(x) [N, B, K].  start: [K, K].
-    """
-    joint = probabilities * evidence.likelihood(noise.transition)
-    mass = np.maximum(joint.sum(axis=2, keepdims=True), 1e-30)
-    likelihood = float(np.log(mass[evidence.verified == NO_LABEL, -1]).mean())
-    mixtures = noise.mixtures
-    if mode == "paper":
-        answer, mixtures = _mixture_step(probabilities, evidence, mixtures)
-    else:
-        answer = joint / mass
-    answer = evidence.pinned(answer)
-    return answer, Noise(transition=evidence.transition(answer, start), mixtures=mixtures), likelihood
-
-
-def settled(
-    probabilities: FloatArray, evidence: Evidence, start: Array, mode: str, steps: int = 50
-) -> tuple[Noise, float]:
-    """The noise of fixed f(x) [N, B, K], by E- and M-steps of T alone, and its log-likelihood."""
-    noise = first_noise(evidence, start)
-    for _ in range(steps):
-        before = noise.transition
-        _, noise, likelihood = em_step(probabilities, evidence, noise, start, mode)
-        if np.abs(noise.transition - before).max() < 1e-4:
-            break
-    return noise, likelihood
-
-
-def _linked(scores: FloatArray, links: Sequence[SoftmaxLink]) -> FloatArray:
-    """f(x) [N, B, K] of the scores [N, B, K]; the link is float64, so a run at a time."""
-    found = np.empty_like(scores)
-    for run, link in enumerate(links):
-        found[:, run] = link(scores[:, run].astype(np.float64))
-    return found
-
-
-def _warm_up(regression: LeaveOneOut, evidence: Evidence) -> tuple[FloatArray, Array]:
-    """Targets from the observed labels, and T = gamma I + (1 - gamma) / K with gamma from the warm-up's accuracy.
-
-    The paper takes the accuracy on the observed labels itself for gamma. Here it is the accuracy of predictions that
-    did not see the label, less what chance gives, because the corrupted part hits the prediction too.
-    """
-    classes, known = evidence.classes, evidence.observed != NO_LABEL
-    onehot = np.full((len(known), 1, classes), 1 / classes, dtype=np.float32)
-    onehot[known, 0] = np.eye(classes, dtype=np.float32)[evidence.observed[known]]
-    scores = regression.scores(onehot)[:, 0]
-    right = float((scores[known].argmax(axis=1) == evidence.observed[known]).mean())
-    gamma = float(np.clip((right - 1 / classes) / (1 - 1 / classes), 0.05, 0.95))
-    start = gamma * np.eye(classes) + (1 - gamma) / classes  # eps = 1/K at first
-    target = gamma * onehot + (1 - gamma) / classes
-    return evidence.pinned(np.repeat(target, evidence.anchored.shape[1], axis=1).astype(np.float32)), start
-
-
-def _link(
-    scores: FloatArray, targets: FloatArray, evidence: Evidence, run: int, scaled: Rows, start: SoftmaxLink | None
-) -> SoftmaxLink:
-    """M-step of the scale and the class biases of f: noisy rows by their targets, anchors `anchor_weight` times."""
-    anchors = np.flatnonzero(evidence.anchored[:, run])
-    free = scaled[~evidence.anchored[scaled, run]]
-    rows = np.concatenate([free, anchors])
-    weights = np.ones(len(rows))
-    weights[: len(free)] = (len(scores) - len(anchors)) / max(len(free), 1)
-    weights[len(free) :] = evidence.anchor_weight
-    wanted = (scores[rows, run].astype(np.float64), targets[rows, run].astype(np.float64))
-    return fit_soft_link(*wanted, weights, start, steps=30 if start is None else 8)
-
-
-def _mixture_step(
-    probabilities: FloatArray, evidence: Evidence, mixtures: list[tuple[float, Array]]
-) -> tuple[FloatArray, list[tuple[float, Array]]]:
-    """One E-step as printed: Eq. 4, 6, 11 and 14 for each run, with g = f; rows without a label keep f(x)."""
-    answer, updated = probabilities.copy(), []
-    known = evidence.observed != NO_LABEL
-    observed = evidence.observed[known]
-    for run, (gamma, corruption) in enumerate(mixtures):
-        f = probabilities[known, run]
-        clean = cleanness(gamma, f, outlier_probability(f, corruption, observed), observed)
-        answer[known, run] = refurbished(clean, f, observed)
-        matrix = corruption_matrix(clean, f, observed, evidence.smoothing)
-        updated.append((clean_share(clean), matrix.astype(np.float64)))
-    return answer, updated
-
-
-def answers(
-    probabilities: FloatArray, observed: IntArray, transition: Array, mixture: tuple[float, Array], mode: str
-) -> FloatArray:
-    """p(true | x, observed) [n, K] from f(x) [n, K]; f(x) itself where no label was observed."""
-    found, known = probabilities.copy(), observed != NO_LABEL
-    f, labels = probabilities[known], observed[known]
-    if mode == "paper":
-        gamma, corruption = mixture
-        found[known] = refurbished(cleanness(gamma, f, outlier_probability(f, corruption, labels), labels), f, labels)
-    else:
-        found[known] = posterior(f, transition, labels)
-    return found
+def e_step(scores: FloatArray, fit: Fit, evidence: Evidence, mode: Mode) -> FloatArray:
+    """Targets q [N, S, K] of all runs from their scores [N, S, K]: run s by a link that saw no verified label of s."""
+    targets = np.empty_like(scores)
+    for run, link in enumerate(fit.folds):
+        targets[:, run] = answers(scores[:, run], evidence.observed, link, fit.mixture, mode)
+    return evidence.pinned(targets)
