@@ -6,6 +6,7 @@ Neither knows what its backbone reads: `nn.Identity` (or one hidden layer) for c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,16 @@ class Teacher(nn.Module):
         logits = self.classifier(representation)
         return self.correct(representation, logits, observed)
 
+    def gate_log_odds(
+        self,
+        representation: Float[Tensor, "batch width"],
+        logits: Float[Tensor, "batch classes"],  # noqa: ARG002
+        observed: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
+        """What w is the sigmoid of."""
+        log_odds: Tensor = self.gate(torch.cat([representation, self.embedding(observed)], dim=1)).squeeze(1)
+        return log_odds
+
     def correct(
         self,
         representation: Float[Tensor, "batch width"],
@@ -62,11 +73,59 @@ class Teacher(nn.Module):
         observed: Int[Tensor, " batch"],
     ) -> Correction:
         """The gate's part alone: other observed labels of the same rows cost no second pass through the backbone."""
-        gate_logit = self.gate(torch.cat([representation, self.embedding(observed)], dim=1)).squeeze(1)
+        gate_logit = self.gate_log_odds(representation, logits, observed)
         weight = gate_logit.float().sigmoid().unsqueeze(1)
         onehot = nn.functional.one_hot(observed, logits.shape[1]).to(weight.dtype)
         soft_label = weight * onehot + (1 - weight) * logits.float().softmax(dim=1)
         return Correction(logits=logits, gate_logit=gate_logit, soft_label=soft_label)
+
+
+class ReadingTeacher(Teacher):
+    """A teacher that also reads what its student predicts: no part of the paper, for heads on cached features.
+
+        logits = classifier(h) + a log p_student(y | x)                 the classifier learns what the student lacks
+        log-odds of w = gate(h, embedding) + b (log-odds of the observed label under softmax(logits) - those of chance)
+
+    The paper's classifier knows the trusted rows alone. Where observed labels are many and half of them right, a
+    student of the observed labels knows more, and one that learns this teacher's labels forgets it. And whether a label
+    is right depends on how probable it is, which a gate on (h, embedding) has to find out from a few trusted rows.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int, embedding: int = LABEL_EMBEDDING) -> None:
+        super().__init__(backbone, width, classes, embedding)
+        self.student_weight = nn.Parameter(torch.ones(()))  # a
+        self.odds_weight = nn.Parameter(torch.ones(()))  # b
+        nn.init.zeros_(self.classifier.weight)  # at first it says what the student says
+        nn.init.zeros_(self.classifier.bias)
+
+    def read(
+        self, representation: Float[Tensor, "batch width"], student_says: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes"]:
+        """The logits, from the student's logits, which are taken as they are."""
+        logits: Tensor = self.classifier(representation) + self.student_weight * student_says.detach().log_softmax(1)
+        return logits
+
+    def forward(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        observed: Int[Tensor, " batch"],
+        student_says: Float[Tensor, "batch classes"],
+    ) -> Correction:
+        """The correction of the observed labels of `inputs`."""
+        representation = self.backbone(inputs)
+        return self.correct(representation, self.read(representation, student_says), observed)
+
+    def gate_log_odds(
+        self,
+        representation: Float[Tensor, "batch width"],
+        logits: Float[Tensor, "batch classes"],
+        observed: Int[Tensor, " batch"],
+    ) -> Float[Tensor, " batch"]:
+        """What w is the sigmoid of; the classifier does not learn through it."""
+        found = super().gate_log_odds(representation, logits, observed)
+        log_prob = logits.detach().log_softmax(1).gather(1, observed.unsqueeze(1)).squeeze(1)
+        odds = log_prob - torch.log1p(-log_prob.exp().clamp_max(1 - 1e-6))  # the logarithm stays finite
+        return found + self.odds_weight * (odds + math.log(max(logits.shape[1] - 1, 1)))
 
 
 class Student(nn.Module):
@@ -132,15 +191,18 @@ class EMLCCorrector(nn.Module):
         self.corruption = corruption
         self.gate_supervision = gate_supervision
 
-    def soft_label(self, batch: NoisyBatch, student: nn.Module) -> Float[Tensor, "batch classes"]:  # noqa: ARG002
-        """q of a noisy batch; the student has no say in it."""
-        correction: Correction = self.teacher(batch.inputs, batch.observed)
-        return correction.soft_label
+    def soft_label(self, batch: NoisyBatch, student: nn.Module) -> Float[Tensor, "batch classes"]:
+        """q of a noisy batch."""
+        return self._correction(batch.inputs, batch.observed, student).soft_label
 
     def supervised_loss(self, trusted: TrustedBatch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """L_CE of the teacher's classifier and, where asked for, L_BCE of its gate."""
         representation = self.teacher.backbone(trusted.inputs)
-        logits = self.teacher.classifier(representation)
+        if isinstance(self.teacher, ReadingTeacher):
+            assert trusted.student_says is not None
+            logits = self.teacher.read(representation, trusted.student_says)
+        else:
+            logits = self.teacher.classifier(representation)
         losses = {"teacher_ce": nn.functional.cross_entropy(logits.float(), trusted.label)}
         if self.gate_supervision:
             fed, corrupted = self._corrupted(trusted, logits, generator)
@@ -148,19 +210,20 @@ class EMLCCorrector(nn.Module):
         return losses
 
     def answer(
-        self,
-        inputs: Tensor,
-        observed: Int[Tensor, " batch"],
-        student: nn.Module,  # noqa: ARG002
+        self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module
     ) -> Float[Tensor, "batch classes"]:
         """q of any rows."""
-        correction: Correction = self.teacher(inputs, observed)
-        return correction.soft_label
+        return self._correction(inputs, observed, student).soft_label
 
-    def gate(self, inputs: Tensor, observed: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    def gate(self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module) -> Float[Tensor, " batch"]:
         """w of any rows."""
-        correction: Correction = self.teacher(inputs, observed)
-        return correction.gate
+        return self._correction(inputs, observed, student).gate
+
+    def _correction(self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module) -> Correction:
+        """A teacher of the paper's kind gives the student no say."""
+        read = isinstance(self.teacher, ReadingTeacher)
+        correction: Correction = self.teacher(inputs, observed, *([_said(student, inputs)] if read else []))
+        return correction
 
     def _corrupted(
         self, trusted: TrustedBatch, logits: Float[Tensor, "batch classes"], generator: torch.Generator
@@ -171,3 +234,9 @@ class EMLCCorrector(nn.Module):
             return fed, corrupted
         fed = torch.where(trusted.known, trusted.observed, fed)
         return fed, (fed != trusted.label).float()
+
+
+@torch.no_grad()
+def _said(student: nn.Module, inputs: Tensor) -> Tensor:
+    logits: Tensor = student(inputs)
+    return logits

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lnl_core.blocks.evidence import Evidence, fit_evidence
 from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
-from lnl_core.blocks.transition import estimate_transition, posterior
+from lnl_core.blocks.transition import estimate_transition
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.meta_folds import (
@@ -145,7 +146,8 @@ def _judged(scores: Array, task: PurifyTask, *, evidence: bool) -> tuple[float, 
             anchor_label=task.trusted_label[use],
             anchor_observed=task.trusted_observed[use],
         )
-        found = posterior(found, transition, task.trusted_observed[use]).astype(np.float64)
+        weighed = fit_evidence(found, transition, task.trusted_observed[use], task.trusted_label[use])
+        found = weighed(found, transition, task.trusted_observed[use]).astype(np.float64)
     label = task.trusted_label[use]
     return log_loss(found, label), float((found.argmax(axis=1) == label).mean())
 
@@ -171,7 +173,8 @@ def _answer(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
     )
     if chosen.kind == "student":
-        answer = posterior(probabilities, transition, task.observed)
+        weighed = _evidence(link(logits[judged]), transition, np.flatnonzero(judged), task)
+        answer = weighed(probabilities, transition, task.observed)
     else:
         answer = _teacher_answer(folds, chosen, split, data, task, settings)
     trusted = _trusted_posterior(folds, chosen, data, task) if settings.folds else None
@@ -182,6 +185,15 @@ def _answer(
 def _calibration(scores: Array, label: IntArray) -> SoftmaxLink:
     """The link that held-out scores ask for; plain softmax where there are none."""
     return fit_link(scores, label) if len(scores) else SoftmaxLink(1.0, np.zeros(scores.shape[1]))
+
+
+def _evidence(probabilities: Array, transition: Array, rows: Rows, task: PurifyTask) -> Evidence:
+    """How much the observed label counts beside held-out p(y | x) [h, K] of the trusted rows `rows`."""
+    known = task.trusted_observed[rows] != NO_LABEL
+    if not known.any():
+        return Evidence()
+    of = rows[known]
+    return fit_evidence(probabilities[known], transition, task.trusted_observed[of], task.trusted_label[of])
 
 
 def _teacher_answer(
@@ -236,7 +248,8 @@ def _trusted_posterior(folds: list[Fold], chosen: Chosen, data: Standardised, ta
             continue
         if chosen.kind == "student":
             transition = _fold_transition(fold, link, others, data, task)
-            answer[known] = posterior(link(logits[known]), transition, task.trusted_observed[known])
+            weighed = _evidence(link(logits[others]), transition, others, task)
+            answer[known] = weighed(link(logits[known]), transition, task.trusted_observed[known])
         else:
             rest = others[np.isfinite(logs[others]).all(axis=1)]
             answer[known] = _calibration(logs[rest], task.trusted_label[rest])(logs[known])

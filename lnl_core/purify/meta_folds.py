@@ -193,7 +193,7 @@ def _look(fold: Fold, end: EpochEnd, task: PurifyTask, data: Standardised) -> No
     for name, which in (("gate_right", observed == label), ("gate_wrong", known & (observed != label))):
         if gate is not None and which.any():
             picked = torch.from_numpy(observed[which].astype(np.int64))
-            record[name] = float(gate(inputs[torch.from_numpy(which)], picked).mean())
+            record[name] = float(gate(inputs[torch.from_numpy(which)], picked, student).mean())
     fold.records.append(record)
 
 

@@ -8,7 +8,7 @@ What a batch holds is not looked at: `Inputs` hands out feature rows as well as 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -82,6 +82,7 @@ class TrustedBatch:
     inputs: Tensor  # [batch, ...]
     label: Int[Tensor, " batch"]
     observed: Int[Tensor, " batch"]  # what the source had said; NO_LABEL (-1) where unknown
+    student_says: Float[Tensor, "batch classes"] | None = None  # the student's logits, detached, when it is judged
 
     @property
     def known(self) -> Bool[Tensor, " batch"]:
@@ -194,11 +195,12 @@ class MetaTrainer:
 
     def _teach(self, trusted: TrustedBatch, half: int, generator: torch.Generator) -> dict[str, float]:
         """Eq. 12: the meta-gradient and the gradients of the supervised losses in one backward pass."""
-        judged = F.cross_entropy(self.student(trusted.inputs[half:]), trusted.label[half:])
+        says = self.student(trusted.inputs)
+        judged = F.cross_entropy(says[half:], trusted.label[half:])
         direction = gradient(judged, self.student)
         weight = self.schedule.meta_weight / (max(self._past[-1].lr, 1e-12) if self.schedule.undo_lr else 1.0)
         total = weight * self._meta_surrogate(direction)
-        supervised = self.corrector.supervised_loss(trusted, generator)
+        supervised = self.corrector.supervised_loss(replace(trusted, student_says=says.detach()), generator)
         for value in supervised.values():
             total = total + value
         self._past.clear()

@@ -150,6 +150,7 @@ def test_quirks_have_names() -> None:
     assert feature_settings(reference).schedule.joined == "reversed"
     assert EMLCConfig(mode="reference", gate_supervision=True).gate_supervision
     assert EMLCConfig(k=5).jvp_joined == "matched"
+    assert [EMLCConfig(mode=mode).reads_student for mode in ("fixed", "paper", "reference")] == [True, False, False]
     assert EMLCConfig(hidden=8).classifier_decay < EMLCConfig().classifier_decay
 
 

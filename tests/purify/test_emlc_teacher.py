@@ -8,8 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from lnl_core.purify.emlc_teacher import EMLCCorrector, Teacher, corrupt_half, feature_backbone, gate_loss
-from lnl_core.purify.meta_training import TrustedBatch
+from lnl_core.purify.emlc_teacher import (
+    EMLCCorrector,
+    ReadingTeacher,
+    Student,
+    Teacher,
+    corrupt_half,
+    feature_backbone,
+    gate_loss,
+)
+from lnl_core.purify.meta_training import NoisyBatch, TrustedBatch
 
 
 def teacher(classes: int = 3, features: int = 5, hidden: int = 0) -> Teacher:
@@ -87,3 +95,60 @@ def test_gate_supervision_can_be_left_out() -> None:
     corrector = EMLCCorrector(teacher(), "random", gate_supervision=False)
     trusted = TrustedBatch(inputs=torch.randn(2, 5), label=torch.tensor([0, 1]), observed=torch.tensor([-1, -1]))
     assert list(corrector.supervised_loss(trusted, torch.Generator().manual_seed(0))) == ["teacher_ce"]
+
+
+def reading_teacher() -> ReadingTeacher:
+    torch.manual_seed(0)
+    network = ReadingTeacher(*feature_backbone(5, 0), 3)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+    return network
+
+
+def test_reading_teacher_is_its_formula() -> None:
+    network, inputs, says = reading_teacher(), torch.randn(3, 5), torch.randn(3, 3)
+    observed = torch.tensor([0, 1, 2])
+    found = network(inputs, observed, says)
+    for row in range(3):
+        log_student = says[row] - says[row].exp().sum().log()
+        scores = (
+            network.classifier.weight @ inputs[row] + network.classifier.bias + network.student_weight * log_student
+        )
+        p = (scores.exp() / scores.exp().sum()).tolist()
+        z = network.embedding.weight[observed[row]]
+        inner = (network.gate[0].weight @ torch.cat([inputs[row], z]) + network.gate[0].bias).clamp_min(0)
+        own = float(network.gate[2].weight[0] @ inner + network.gate[2].bias[0])
+        p_observed = p[int(observed[row])]
+        odds = math.log(p_observed / (1 - p_observed)) - math.log((1 / 3) / (2 / 3))
+        w = 1 / (1 + math.exp(-own - float(network.odds_weight) * odds))
+        for label in range(3):
+            expected = w * float(label == observed[row]) + (1 - w) * p[label]
+            assert float(found.soft_label[row, label]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_reading_teacher_at_first_says_what_its_student_says() -> None:
+    network, says = ReadingTeacher(*feature_backbone(5, 0), 3), torch.randn(4, 3)
+    torch.testing.assert_close(network.read(torch.randn(4, 5), says), says.log_softmax(dim=1))
+
+
+def test_the_student_is_read_and_left_alone() -> None:
+    network, student = reading_teacher(), Student(*feature_backbone(5, 0), 3)
+    corrector = EMLCCorrector(network, "observed", gate_supervision=True)
+    inputs, observed = torch.randn(4, 5), torch.tensor([0, 2, 2, 1])
+    found = corrector.soft_label(NoisyBatch(rows=torch.arange(4), inputs=inputs, observed=observed), student)
+    torch.testing.assert_close(found, network(inputs, observed, student(inputs)).soft_label)
+    torch.testing.assert_close(found, corrector.answer(inputs, observed, student))
+    trusted = TrustedBatch(inputs=inputs, label=observed, observed=observed, student_says=student(inputs))
+    losses = corrector.supervised_loss(trusted, torch.Generator().manual_seed(0))
+    expected = nn.functional.cross_entropy(network.read(inputs, student(inputs)), observed)
+    assert float(losses["teacher_ce"]) == pytest.approx(float(expected), abs=1e-6)
+    (found[:, 0].sum() + sum(losses.values())).backward()
+    assert all(value.grad is None for value in student.parameters())
+    assert all(value.grad is not None for value in network.parameters())
+
+
+def test_a_certain_student_leaves_the_gate_finite() -> None:
+    network = reading_teacher()
+    found = network(torch.randn(2, 5), torch.tensor([0, 1]), torch.tensor([[200.0, 0, 0], [200.0, 0, 0]]))
+    assert torch.isfinite(found.gate_logit).all()
