@@ -1,4 +1,4 @@
-"""EMLC's two networks: the teacher that corrects labels, and the student that learns from them.
+"""EMLC's two networks: the teacher that corrects labels (two kinds), and the student that learns from them.
 
 Keren Taraday, Baskin, "Enhanced Meta Label Correction for Coping with Label Corruption", ICCV 2023, Sec. 3.6, Fig. 3.
 Neither knows what its backbone reads: `nn.Identity` (or one hidden layer) for cached features, an encoder for images.

@@ -14,7 +14,7 @@ from lnl_core.purify.meta_training import MetaSchedule
 
 
 class MetaBaselineConfig(Settings):
-    """The student trains as EMLC's does in its mode `fixed`, so that the methods differ in their teachers alone."""
+    """The student trains as EMLC's does in its mode `fixed`, but longer: its teacher has the meta loss alone."""
 
     epochs: int = Field(default=12, ge=1)
     min_steps: int = Field(default=200, ge=0)  # epochs are repeated until so many steps are taken

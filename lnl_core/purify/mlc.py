@@ -8,7 +8,7 @@ network reads the student's own representation and the observed label, and write
 It learns from the student's loss on trusted rows alone, one step ahead, by finite differences.
 
 Departures: on cached features, so h is the features or the student's hidden layer; one look-ahead step; the student's
-schedule, the folds and the choice of the answer are those of EMLC here, so that the two differ in teacher and gradient.
+optimiser, the folds and the choice of the answer are those of EMLC here, its epochs are more.
 """
 
 from __future__ import annotations
