@@ -28,7 +28,8 @@ class DMLPConfig(Settings):
     eac_lr: float = Field(default=0.004, gt=0)  # Adam, cosine to zero; released code .006 then .0006
     eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
     eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
-    eac_hidden: int = Field(default=0, ge=0)  # hidden units of networks beside the linear heads; auto: 256
+    eac_hidden: int = Field(default=0, ge=0)  # hidden units of networks beside the linear heads; auto: 512
+    eac_network_steps: int = Field(default=1200, ge=1)  # at most; 15 epochs of 50,000 rows need these
     vote_work: float = Field(default=0, ge=0)  # multiplications spent on a vote of neighbours; auto: 3e12
     prior: Literal["trusted", "uniform", "observed"] = "trusted"  # class prior of the noisy rows
     published: PublishedSettings = PublishedSettings.of("reference")  # other modes; what is left out follows the mode

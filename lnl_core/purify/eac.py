@@ -172,7 +172,7 @@ def _neighbours(
     vote, held_out = fit_votes(
         unit[chosen], labels, unit_rows(sample.trusted.copy()), task.trusted_label, sample.inside
     )
-    return vote(unit, own), held_out
+    return vote.among_themselves() if most == size else vote(unit, own), held_out
 
 
 def _linear_voice(

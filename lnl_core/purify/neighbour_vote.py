@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
 from lnl_core.contracts import FloatArray, IntArray
+from lnl_core.progress import progress_bar
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -32,14 +33,49 @@ class NeighbourVote:
 
     def __call__(self, features: FloatArray, own: Rows | None = None) -> FloatArray:
         """[s, d] unit length -> [J, s, K]; `own` [s]: number of the reference row that is the row itself, or -1."""
-        found = np.empty((len(self.links), len(features), self.labels.shape[1] // len(self.links)), dtype=np.float32)
-        for start in range(0, len(features), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            skip = None if own is None else own[part]
-            votes = _votes(features[part], self.reference, self.labels, (self.temperature,), skip)[0]
-            for number, (one, link) in enumerate(zip(_by_set(votes, len(self.links)), self.links, strict=True)):
-                found[number, part] = link(one)
+        found = self._empty(len(features))
+        with progress_bar("dmlp: neighbours", len(features), "rows") as advance:
+            for start in range(0, len(features), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                skip = None if own is None else own[part]
+                votes = _votes(features[part], self.reference, self.labels, (self.temperature,), skip)[0]
+                found[:, part] = self._linked(votes)
+                advance(len(votes))
         return found
+
+    def among_themselves(self) -> FloatArray:
+        """The reference rows' own votes [J, R, K], each without itself: half the work, as similarity is mutual."""
+        rows = len(self.reference)
+        total = np.zeros(self.labels.shape, dtype=np.float32)
+        mass = np.zeros((rows, 1), dtype=np.float32)
+        parts = [slice(start, min(start + _CHUNK, rows)) for start in range(0, rows, _CHUNK)]
+        with progress_bar("dmlp: neighbours", rows, "rows") as advance:
+            for number, one in enumerate(parts):
+                for other in parts[number:]:
+                    similarity = self.reference[one] @ self.reference[other].T
+                    similarity -= 1  # the largest there is, so that no row's sum overflows
+                    similarity /= np.float32(self.temperature)
+                    weight = np.exp(similarity, out=similarity)
+                    if other == one:
+                        np.fill_diagonal(weight, 0)
+                    else:
+                        total[other] += weight.T @ self.labels[one]
+                        mass[other, 0] += weight.sum(axis=0)
+                    total[one] += weight @ self.labels[other]
+                    mass[one, 0] += weight.sum(axis=1)
+                advance(one.stop - one.start)
+        found = self._empty(rows)
+        for part in parts:
+            found[:, part] = self._linked(total[part] / np.maximum(mass[part], np.float32(1e-37)))
+        return found
+
+    def _empty(self, rows: int) -> FloatArray:
+        return np.empty((len(self.links), rows, self.labels.shape[1] // len(self.links)), dtype=np.float32)
+
+    def _linked(self, votes: npt.NDArray[np.floating]) -> Array:
+        """[b, J * K] -> [J, b, K]."""
+        scores = _by_set(votes, len(self.links))
+        return np.stack([link(one) for one, link in zip(scores, self.links, strict=True)])
 
 
 def fit_votes(
@@ -103,6 +139,6 @@ def _votes(
     return votes
 
 
-def _by_set(votes: FloatArray, sets: int) -> Array:
+def _by_set(votes: npt.NDArray[np.floating], sets: int) -> Array:
     """[b, J * K] -> log votes [J, b, K]."""
     return np.log(votes.reshape(len(votes), sets, -1).transpose(1, 0, 2).astype(np.float64) + _SMOOTHING)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from lnl_core.purify import neighbour_vote
 from lnl_core.purify.neighbour_vote import _SMOOTHING, fit_votes, unit_rows
 
 
@@ -30,3 +32,15 @@ def test_vote_equals_a_loop_and_leaves_the_row_itself_out() -> None:
 
 def test_rows_of_zeros_stay_finite() -> None:
     assert np.array_equal(unit_rows(np.zeros((2, 3), dtype=np.float32)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("chunk", [7, 13, 1024])  # blocks that do and do not divide the rows, and one block
+def test_votes_among_themselves_are_the_same_in_half_the_products(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    reference = unit_rows(rng.normal(size=(91, 6)).astype(np.float32))
+    labels = rng.dirichlet(np.ones(3), size=(91, 2)).astype(np.float32)
+    trusted, label = unit_rows(rng.normal(size=(12, 6)).astype(np.float32)), np.arange(12, dtype=np.int32) % 3
+    vote, _ = fit_votes(reference, labels, trusted, label, [np.arange(6), np.arange(12)])
+    each = vote(reference, np.arange(91))
+    monkeypatch.setattr(neighbour_vote, "_CHUNK", chunk)
+    np.testing.assert_allclose(vote.among_themselves(), each, atol=1e-5)
