@@ -52,7 +52,7 @@ def test_never_worse_than_observed_and_finite(name: str, classes: int, noise: fl
     assert np.isfinite(found.soft_label).all()
     np.testing.assert_allclose(found.soft_label.sum(axis=1), 1, atol=1e-4)
     right = (found.purified_label == true).mean()
-    assert right >= (task.observed == true).mean() - 0.03  # 240 rows and raw pixels: a few right labels are lost
+    assert right >= (task.observed == true).mean() - 0.02  # 240 rows and raw pixels: a few right labels are lost
 
 
 @pytest.mark.parametrize("name", NAMES)
