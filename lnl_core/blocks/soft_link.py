@@ -55,61 +55,78 @@ def fit_noisy_link(
         prior: [K, K] rows (true, observed) added to the count of T: without some, few rows leave the noise open.
         start: where the search starts; else at the T of `prior`.
     """
-    rows, classes = scores.shape
+    classes = scores.shape[1]
+    evidence = _Evidence.of(observed, verified, anchor_weight, prior)
     neutral = -np.log(scores.std() + 1e-12)
-    anchored = verified != NO_LABEL
-    weights = np.where(anchored, anchor_weight, 1.0)
-    total = float(weights.sum())
-    weights = weights / total
-    possible = np.ones((rows, classes))
-    count = int(anchored.sum())  # as in `fit_link`: a few rows set apart without an error do not make f certain
-    possible[anchored] = (1 + count * np.eye(classes)[verified[anchored]]) / (count + classes)
-    seen = np.eye(classes + 1)[observed][:, :classes]  # NO_LABEL: the last column, dropped
-    eye = np.eye(classes)
-    added = prior / total
-
-    def matrix(tail: Array) -> Array:
-        if structure == "full":
-            return softmax(tail.reshape(classes, classes))
-        gamma = 1 / (1 + np.exp(-tail[0]))
-        return np.asarray(gamma * eye + (1 - gamma) / classes)
+    scale, bias, matrix = neutral + 0.5, np.zeros(classes), prior / prior.sum(axis=1, keepdims=True)
+    if start is not None:
+        scale, bias, matrix = np.log(start.link.beta), start.link.bias, start.transition
+    tail = np.log(0.99 * matrix + 0.01 / classes).ravel()
+    if structure == "uniform":
+        share = (float(np.diag(matrix).mean()) - 1 / classes) / (1 - 1 / classes)
+        gamma = np.clip(share, 0.02, 0.9)  # at 1 no gradient would lead away
+        tail = np.array([np.log(gamma / (1 - gamma))])
 
     def objective(parameters: Array) -> tuple[float, Array]:
-        beta, bias, tail = np.exp(parameters[0]), parameters[1 : 1 + classes], parameters[1 + classes :]
-        transition = matrix(tail)
-        f = softmax(beta * scores + bias)
-        joint = f * _columns(transition, observed) * possible
-        mass = np.maximum(joint.sum(axis=1), 1e-300)
-        q = joint / mass[:, None]
-        loss = -(weights @ np.log(mass)) + BIAS_PENALTY * (bias**2).sum()
-        residual = weights[:, None] * (f - q)
-        gradient = [[beta * (residual * scores).sum()], residual.sum(axis=0) + 2 * BIAS_PENALTY * bias]
-        counts = (weights[:, None] * q).T @ seen
-        counts += added
-        loss -= float((added * np.log(np.maximum(transition, 1e-300))).sum())
-        if structure == "full":
-            gradient.append((counts.sum(axis=1, keepdims=True) * transition - counts).ravel())
-        else:
-            gamma = 1 / (1 + np.exp(-tail[0]))
-            slope = (counts / np.maximum(transition, 1e-300) * (eye - 1 / classes)).sum()
-            gradient.append([-slope * gamma * (1 - gamma)])
-        return float(loss), np.concatenate(gradient)
+        return _objective(parameters, scores, evidence, structure)
 
-    scale, bias = neutral + 0.5, np.zeros(classes)
-    if start is not None:
-        scale, bias = np.log(start.link.beta), start.link.bias
-    first_matrix = start.transition if start is not None else prior / prior.sum(axis=1, keepdims=True)
-    share = (float(np.diag(first_matrix).mean()) - 1 / classes) / (1 - 1 / classes)
-    gamma = np.clip(share, 0.02, 0.9)  # at 1 no gradient would lead away
-    if structure == "full":
-        tail = np.log(0.99 * first_matrix + 0.01 / classes).ravel()
-    else:
-        tail = np.array([np.log(gamma / (1 - gamma))])
     bounds = [(neutral - LARGEST_SCALE, neutral + LARGEST_SCALE), *[(-30.0, 30.0)] * (classes + len(tail))]
     first = np.concatenate([[np.clip(scale, *bounds[0])], bias, tail])
     best = minimize(objective, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
     link = SoftmaxLink(float(np.exp(best[0])), best[1 : 1 + classes])
-    return NoisyLink(link=link, transition=matrix(best[1 + classes :]))
+    return NoisyLink(link=link, transition=_matrix(best[1 + classes :], classes, structure))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """What the labels say, as arrays."""
+
+    observed: IntArray  # [n]
+    weights: Array  # [n] sum to 1
+    possible: Array  # [n, K] likelihood of the verified label, if there is one
+    seen: Array  # [n, K] one-hot observed label; zeros where there is none
+    added: Array  # [K, K] prior counts, in the unit of the weights
+
+    @classmethod
+    def of(cls, observed: IntArray, verified: IntArray, anchor_weight: float, prior: Array) -> _Evidence:
+        classes, anchored = len(prior), verified != NO_LABEL
+        weights = np.where(anchored, anchor_weight, 1.0)
+        total = float(weights.sum())
+        possible = np.ones((len(observed), classes))
+        count = int(anchored.sum())  # as in `fit_link`: a few rows set apart without an error do not make f certain
+        possible[anchored] = (1 + count * np.eye(classes)[verified[anchored]]) / (count + classes)
+        seen = np.eye(classes + 1)[observed][:, :classes]  # NO_LABEL: the last column, dropped
+        return cls(observed=observed, weights=weights / total, possible=possible, seen=seen, added=prior / total)
+
+
+def _matrix(tail: Array, classes: int, structure: Structure) -> Array:
+    """T of its parameters: the logits of its rows, or the logit of gamma."""
+    if structure == "full":
+        return softmax(tail.reshape(classes, classes))
+    gamma = 1 / (1 + np.exp(-tail[0]))
+    return np.asarray(gamma * np.eye(classes) + (1 - gamma) / classes)
+
+
+def _objective(parameters: Array, scores: Array, evidence: _Evidence, structure: Structure) -> tuple[float, Array]:
+    """-log posterior of (log beta, b, T's parameters) a row, and its gradient: q of the E-step against f."""
+    classes = scores.shape[1]
+    beta, bias, tail = np.exp(parameters[0]), parameters[1 : 1 + classes], parameters[1 + classes :]
+    transition = _matrix(tail, classes, structure)
+    f = softmax(beta * scores + bias)
+    joint = f * _columns(transition, evidence.observed) * evidence.possible
+    mass = np.maximum(joint.sum(axis=1), 1e-300)
+    q = joint / mass[:, None]
+    safe = np.maximum(transition, 1e-300)
+    loss = -(evidence.weights @ np.log(mass)) - (evidence.added * np.log(safe)).sum() + BIAS_PENALTY * (bias**2).sum()
+    residual = evidence.weights[:, None] * (f - q)
+    counts = (evidence.weights[:, None] * q).T @ evidence.seen + evidence.added
+    if structure == "full":
+        slope = (counts.sum(axis=1, keepdims=True) * transition - counts).ravel()
+    else:
+        gamma = 1 / (1 + np.exp(-tail[0]))
+        slope = np.array([-(counts / safe * (np.eye(classes) - 1 / classes)).sum() * gamma * (1 - gamma)])
+    scale = [beta * (residual * scores).sum()]
+    return float(loss), np.concatenate([scale, residual.sum(axis=0) + 2 * BIAS_PENALTY * bias, slope])
 
 
 def _columns(transition: Array, observed: IntArray) -> Array:

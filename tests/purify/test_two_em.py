@@ -25,7 +25,7 @@ NOBODY = np.empty(0, dtype=np.int32)
 
 
 def uniform(gamma: float, classes: int = K) -> np.ndarray:
-    return gamma * np.eye(classes) + (1 - gamma) / classes
+    return np.asarray(gamma * np.eye(classes) + (1 - gamma) / classes)
 
 
 def nobody(rows: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def nobody(rows: int) -> np.ndarray:
 def labelled(true: np.ndarray, transition: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Observed labels drawn from T's rows."""
     drawn = (rng.random(len(true))[:, None] > transition[true].cumsum(axis=1)).sum(axis=1)
-    return np.minimum(drawn, len(transition) - 1).astype(np.int32)
+    return np.asarray(np.minimum(drawn, len(transition) - 1), dtype=np.int32)
 
 
 def clusters(
