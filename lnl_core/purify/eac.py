@@ -17,7 +17,7 @@ from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.dmlp_config import DMLPConfig
-from lnl_core.purify.eac_network import Network, train_network
+from lnl_core.purify.eac_network import EPOCHS, Network, train_network
 from lnl_core.purify.ipc import Head, IPCHead, training_rows
 from lnl_core.purify.leverage import Leverage
 from lnl_core.purify.neighbour_vote import fit_votes, out_of_fold, unit_rows
@@ -39,7 +39,7 @@ class Voices:
     pool: LogPool
     split: npt.NDArray[np.int8]  # [n]
     heads: list[Head]  # one a split; none without EAC
-    networks: list[Network]  # one a split, or none
+    networks: list[list[Network]]  # for each number of epochs one a split
     votes: FloatArray | None  # [n, K]; None where the rows are too many
     leverage: Leverage
 
@@ -49,8 +49,8 @@ class Voices:
         if self.heads:
             found.append(self._by_split(self.heads, features, rows))
         if self.networks:
-            shift, scale = self.heads[0].shift, self.heads[0].scale
-            found.append(self._by_split(self.networks, _standardised(features, shift, scale), rows))
+            standardised = _standardised(features, self.heads[0].shift, self.heads[0].scale)
+            found += [self._by_split(networks, standardised, rows) for networks in self.networks]
         if self.votes is not None:
             found.append(self.votes[rows].astype(np.float64))
         return self.pool(np.stack(found))
@@ -118,15 +118,17 @@ def with_eac(
             leverage=leverage,
         )
         return Correction(voices=voices, held_out=ipc_held_out, transitions=transitions[:-1], table=[])
-    votes, vote_held_out = _neighbours(sample, targets, task, config, generator)
+    votes, vote_held_out = _neighbours(sample, targets, ipc_held_out, task, config, generator)
     if votes is not None:
         pool = fit_log_pool(np.stack([ipc_held_out, vote_held_out]), task.trusted_label)
         both = [pool(np.stack(pair)) for pair in zip(from_ipc, votes, strict=True)]
         transitions, targets = _targets(both, observed, task, sample.inside)
     heads, held_out["EAC"] = _linear_voice(sample, targets, task, config, generator)
-    networks: list[Network] = []
-    if config.eac_hidden:
-        networks, held_out["EAC network"] = _network_voice(sample, targets, ipc, task, config, generator)
+    networks = []
+    for epochs in EPOCHS if config.eac_hidden else ():
+        found, answers = _network_voice(sample, targets, ipc, task, epochs, config, generator)
+        networks.append(found)
+        held_out[f"EAC network, {epochs} epochs"] = answers
     everywhere = votes is not None and len(sample.rows) == len(task.observed)
     if everywhere:
         held_out["neighbours"] = vote_held_out
@@ -153,7 +155,12 @@ def with_eac(
 
 
 def _neighbours(
-    sample: Sample, targets: list[FloatArray], task: PurifyTask, config: DMLPConfig, generator: np.random.Generator
+    sample: Sample,
+    targets: list[FloatArray],
+    ipc_held_out: Array,
+    task: PurifyTask,
+    config: DMLPConfig,
+    generator: np.random.Generator,
 ) -> tuple[FloatArray | None, Array]:
     """Votes [J, s, K] of the sampled rows, each without its own, and those of the trusted rows [m, K] out of fold.
 
@@ -170,7 +177,7 @@ def _neighbours(
     unit = unit_rows(sample.features.copy())
     labels = np.stack(targets, axis=1)[chosen]
     vote, held_out = fit_votes(
-        unit[chosen], labels, unit_rows(sample.trusted.copy()), task.trusted_label, sample.inside
+        unit[chosen], labels, unit_rows(sample.trusted.copy()), task.trusted_label, sample.inside, ipc_held_out
     )
     return vote.among_themselves() if most == size else vote(unit, own), held_out
 
@@ -202,6 +209,7 @@ def _network_voice(
     targets: list[FloatArray],
     ipc: list[IPCHead],
     task: PurifyTask,
+    epochs: int,
     config: DMLPConfig,
     generator: np.random.Generator,
 ) -> tuple[list[Network], Array]:
@@ -210,13 +218,13 @@ def _network_voice(
     Network j is without split j of the noisy rows and without fold j of the trusted ones.
     """
     networks, found = [], []
-    with progress_bar("dmlp: EAC networks", len(targets) - 1) as advance:
+    with progress_bar(f"dmlp: EAC networks, {epochs} epochs", len(targets) - 1) as advance:
         for number, target in enumerate(targets[:-1]):
             relevance = _relevance(ipc[number], sample)
             network = Network(relevance, config.eac_hidden, task.classes, int(generator.integers(2**31)))
             rows = np.flatnonzero(sample.split != number)
             rows = rows if len(rows) else np.arange(len(sample.rows))
-            train_network(network, sample.features, target, torch.from_numpy(rows), config)
+            train_network(network, sample.features, target, torch.from_numpy(rows), epochs, config)
             scores, inside = network.scores(sample.trusted), sample.inside[number]
             network.link = fit_link(scores[inside], task.trusted_label[inside])
             networks.append(network)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lnl_core.blocks.log_pool import fit_log_pool
 from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
@@ -79,14 +80,22 @@ class NeighbourVote:
 
 
 def fit_votes(
-    reference: FloatArray, labels: FloatArray, trusted: FloatArray, trusted_label: IntArray, inside: list[Rows]
+    reference: FloatArray,
+    labels: FloatArray,
+    trusted: FloatArray,
+    trusted_label: IntArray,
+    inside: list[Rows],
+    beside: Array,
 ) -> tuple[NeighbourVote, Array]:
-    """Choose tau by held-out log-loss and fit the links.
+    """Choose tau by the held-out log-loss of the vote pooled with the voice that it stands beside, and fit the links.
+
+    Alone, a vote is better over many neighbours; but then it says what a linear voice says already.
 
     Args:
         reference: [R, d] unit length.  labels: [R, J, K]: set j was made from the trusted rows inside[j] alone; the
             last set from all of them.
         trusted: [m, d] unit length.
+        beside: out-of-fold probabilities [m, K] by the other voice.
     Returns:
         The vote, and its out-of-fold probabilities of the trusted rows [m, K].
     """
@@ -100,7 +109,8 @@ def fit_votes(
         scores = _by_set(votes, len(inside))
         links = [fit_link(one[rows], trusted_label[rows]) for one, rows in zip(scores, inside, strict=True)]
         held_out = out_of_fold([link(one) for link, one in zip(links, scores, strict=True)], inside)
-        loss = log_loss(held_out, trusted_label)
+        both = np.stack([beside, held_out])
+        loss = log_loss(fit_log_pool(both, trusted_label)(both), trusted_label)
         if best is None or loss < best[0]:
             best = (loss, temperature, links, held_out)
     assert best is not None  # TEMPERATURES is not empty

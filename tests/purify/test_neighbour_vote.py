@@ -18,7 +18,7 @@ def test_vote_equals_a_loop_and_leaves_the_row_itself_out() -> None:
         (np.arange(12) % 3).astype(np.int32),
     )
     inside = [np.arange(6), np.arange(12)]
-    vote, held_out = fit_votes(reference, labels, trusted, trusted_label, inside)
+    vote, held_out = fit_votes(reference, labels, trusted, trusted_label, inside, np.full((12, 3), 1 / 3))
     found = vote(reference, np.arange(30))
     for row in range(30):
         for number in range(2):
@@ -40,7 +40,7 @@ def test_votes_among_themselves_are_the_same_in_half_the_products(chunk: int, mo
     reference = unit_rows(rng.normal(size=(91, 6)).astype(np.float32))
     labels = rng.dirichlet(np.ones(3), size=(91, 2)).astype(np.float32)
     trusted, label = unit_rows(rng.normal(size=(12, 6)).astype(np.float32)), np.arange(12, dtype=np.int32) % 3
-    vote, _ = fit_votes(reference, labels, trusted, label, [np.arange(6), np.arange(12)])
+    vote, _ = fit_votes(reference, labels, trusted, label, [np.arange(6), np.arange(12)], np.full((12, 3), 1 / 3))
     each = vote(reference, np.arange(91))
     monkeypatch.setattr(neighbour_vote, "_CHUNK", chunk)
     np.testing.assert_allclose(vote.among_themselves(), each, atol=1e-5)
