@@ -32,6 +32,7 @@ def advise(
         text = "The stage evaluate has not run yet, so there are no scores: run `lnl stage evaluate`, then the report."
         return [Advice(kind="do", title="Evaluate the run", text=text)]
     rules = (
+        _promise(metrics.get("purify", {})),
         _review(scores),
         _truth(scores),
         _trusted(scores, metrics.get("prepare", {})),
@@ -49,6 +50,21 @@ def advise(
     found = [advice for rule in rules for advice in rule]
     order = {"do": 0, "caution": 1, "good": 2}
     return sorted(found, key=lambda advice: order[advice.kind])
+
+
+def _promise(purify: Mapping[str, Any]) -> Iterator[Advice]:
+    review = dig(purify, "routes", "review")
+    refusal = purify.get("promise_refused")
+    if refusal and review:
+        text = f"{refusal[0].upper()}{refusal[1:]}. The {count(review)} proposed changes are left to review."
+        yield Advice(kind="caution", title="No label was changed", text=text)
+    elif review:
+        text = (
+            f"{count(review)} proposed changes are too uncertain for what was promised. `lnl labels review` writes "
+            "them as a table to be filled in, `lnl labels apply` takes it back."
+        )
+        title = f"Review {count(review)} proposed {'change' if review == 1 else 'changes'}"
+        yield Advice(kind="do", title=title, text=text)
 
 
 def _review(scores: Mapping[str, Any]) -> Iterator[Advice]:

@@ -35,6 +35,7 @@ CLASS_ROWS = 30  # classes listed; above, the weakest
 QUARANTINE_ROWS = 200
 CANDIDATE_ROWS = 60
 CONFUSIONS = 12
+TABLES = ("candidates",)  # first; the others by name
 CARD_SHARES = ("rate_asked", "rate_realised", "rate_realised_overall")
 CARD_KEYS = ("type", "protocol", "counting", *CARD_SHARES, "rows", "truth", "seed", "sha256")
 
@@ -136,6 +137,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "made": sources.made,
         "lead": _lead(sources),
         "cards": _cards(sources),
+        "routes": _routes(sources.metrics.get("purify", {})),
         "fates": _fates(dig(sources.scores, "labels") or {}),
         "advice": _advice(sources),
         "truth": bool(dig(sources.scores, "labels", "rows_with_truth")),
@@ -147,6 +149,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "classes": _class_bars(sources),
         "class_total": len(sources.names),
         "protocol": _protocol(sources),
+        "noise_lines": _noise_lines(sources),
         "transitions": _transitions(sources),
         "purifier": _purifier(sources),
         "charts": _charts(sources),
@@ -269,6 +272,55 @@ def _fates(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _routes(purify: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What happens to each row under a promise about wrong changes; None where nothing was promised."""
+    routes, wanted = purify.get("routes"), purify.get("max_wrong_changes")
+    if not routes or wanted is None:
+        return None
+    sure = formats.percent(purify["promise_confidence"], 0)
+    asked = f"At most {formats.percent(wanted)} of the applied changes are wrong, with {sure} confidence"
+    if purify.get("promise_refused"):
+        text = f"Asked: {asked[0].lower()}{asked[1:]}. It cannot be promised: {purify['promise_refused']}."
+    else:
+        rows = formats.count(purify.get("calibration_rows"))
+        text = f"{asked}; tested on {rows} trusted rows. A change is applied from {purify['promise_kept_from']:.3f} on."
+    kinds = (("keep", "keep", "kept"), ("relabel", "relabel", "gained"), ("review", "left to review", "moved"))
+    total = max(sum(routes.values()), 1)
+    return {
+        "text": text,
+        "shares": [
+            {"name": name, "style": style, "rows": routes[key], "share": routes[key] / total}
+            for key, name, style in kinds
+        ],
+    }
+
+
+def _noise_lines(sources: Sources) -> list[tuple[str, str]]:
+    """How many labels are wrong, by each who says something about it."""
+    noise, trusted = dig(sources.scores, "noise") or {}, dig(sources.scores, "trusted") or {}
+    neighbours = sources.metrics.get("purify", {}).get("noise_estimate") or {}
+    lines = [
+        ("purifier's estimate", formats.percent(noise.get("rate_estimated"))),
+        ("mean suspicion of the rows", formats.percent(noise.get("rate_by_suspicion"))),
+        (
+            "trusted rows say",
+            _with_interval(*(trusted.get(f"noise_{part}") for part in ("rate", "low", "high"))),
+        ),
+        ("measured", formats.percent(noise.get("rate_true"))),
+        ("mean error of the transition matrix", formats.percent(noise.get("transition_error"), 2)),
+    ]
+    if neighbours.get("source") == "hoc":
+        rates = (neighbours[key] for key in ("rate", "rate_low", "rate_high"))
+        lines.insert(2, ("agreement of neighbours says", _with_interval(*rates)))
+    return lines
+
+
+def _with_interval(rate: float | None, low: float | None, high: float | None) -> str:
+    if rate is None:
+        return formats.NONE
+    return f"{formats.percent(rate)} (95 % interval {formats.percent(low)} to {formats.percent(high)})"
+
+
 def _advice(sources: Sources) -> list[Advice]:
     diagonal = {
         record["actual"]: share
@@ -388,20 +440,31 @@ def _purifier(sources: Sources) -> dict[str, Any]:
         "chosen": [(_words(key), formats.plain(value)) for key, value in chosen.items()],
         "figures": [(_words(key), formats.plain(value)) for key, value in figures.items()],
         "tables": [
-            _comparison(key, value, chosen) for key, value in metrics.items() if _is_table(value) and key != "curve"
+            _comparison(key, metrics[key], chosen)
+            for key in sorted(metrics, key=lambda key: (key not in TABLES, key))
+            if _is_table(metrics[key]) and key != "curve"
         ],
     }
 
 
 def _comparison(key: str, records: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of candidates, the chosen one marked; cut where it is long, but never without the chosen one."""
-    columns = list(dict.fromkeys(column for record in records for column in record))
+    """A table of candidates, the chosen one marked; cut where it is long, but never without the chosen one.
+
+    What names a record stands first, then figures; seconds last.
+    """
+    found = dict.fromkeys(column for record in records for column in record)
+    names = {column for column in found if any(isinstance(record.get(column), str) for record in records)}
+    columns = sorted(found, key=lambda column: (column not in names, column == "seconds"))
     rows = [
-        {"chosen": _is_chosen(record, chosen), "cells": [formats.plain(record.get(column)) for column in columns]}
+        {
+            "chosen": _is_chosen(record, chosen),
+            "cells": [(formats.plain(record.get(column)), column in names) for column in columns],
+        }
         for record in records
     ]
     shown = [row for place, row in enumerate(rows) if row["chosen"] or place < CANDIDATE_ROWS]
-    return {"title": _words(key), "columns": [_words(column) for column in columns], "rows": shown, "all": len(rows)}
+    heads = [(_words(column), column in names) for column in columns]
+    return {"title": _words(key), "columns": heads, "rows": shown, "all": len(rows)}
 
 
 def _is_number(value: Any) -> bool:
