@@ -325,7 +325,8 @@ def _sample(task: PurifyTask, moments: Moments, most: int, fold: Rows, generator
     features = np.empty((len(rows), width), dtype=np.float32)
     for block, batch in task.noisy.batches():
         start, stop = np.searchsorted(rows, [block.start, block.stop])
-        features[start:stop] = _standardised(batch[rows[start:stop] - block.start], shift, scale)
+        taken = batch if stop - start == len(batch) else batch[rows[start:stop] - block.start]
+        _standardised(taken, shift, scale, out=features[start:stop])
     inside = training_rows(fold)
     return Sample(
         rows=rows,
@@ -338,9 +339,11 @@ def _sample(task: PurifyTask, moments: Moments, most: int, fold: Rows, generator
     )
 
 
-def _standardised(features: FloatArray, shift: Array, scale: Array) -> FloatArray:
-    """(x - shift) * scale in float32."""
-    return np.asarray((features - shift.astype(np.float32)) * scale.astype(np.float32))
+def _standardised(features: FloatArray, shift: Array, scale: Array, out: FloatArray | None = None) -> FloatArray:
+    """(x - shift) * scale in float32; into `out` where given."""
+    found = np.subtract(features, shift.astype(np.float32), out=out)
+    found *= scale.astype(np.float32)
+    return found
 
 
 def _targets(
