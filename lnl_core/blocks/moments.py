@@ -61,7 +61,7 @@ def accumulate(
     gram, cross = np.zeros((width, width)), np.zeros((width, classes))
     for rows, features in batches:
         onehot = np.eye(classes, dtype=np.float32)[labels[rows]]
-        column_sums = features.sum(axis=0, dtype=np.float64)
+        column_sums = np.ones(len(features), dtype=np.float32) @ features
         if not np.isfinite(column_sums).all():
             check_finite(features, rows.start)
         total += column_sums

@@ -61,7 +61,8 @@ class MappedRows:
         """Contiguous ranges with their features [b, d] in float32."""
         for start in range(0, len(self.rows), _BATCH):
             stop = min(start + _BATCH, len(self.rows))
-            yield slice(start, stop), self.values[self.rows[start:stop]].astype(np.float32)
+            part = self.values[self.rows[start:stop]]
+            yield slice(start, stop), torch.from_numpy(part).float().numpy()  # several times faster than astype
 
 
 def read_user_features(path: Path, id_column: str, feature_column: str, scratch: Path) -> UserFeatures:

@@ -80,7 +80,9 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     paths = {transform: IPCPath.of(moments, some, transform) for transform in dict.fromkeys(config.transforms)}
     choices, curve = search(paths, some, config, dealings_of(some.trusted_label, config, generator))
     best = min(choices, key=lambda choice: choice.loss)
-    path = paths[best.transform].judged_by(task.trusted)
+    path = paths[best.transform]
+    if some is not task:
+        path = path.judged_by(task.trusted)
     fold = dealings_of(task.trusted_label, config, generator)[0]
     ipc = path.heads(task, best, config.squared_error, training_rows(fold))
     correction = with_eac(ipc, path.leverage(best, generator), task, moments, config, fold, generator)

@@ -23,9 +23,9 @@ class DMLPConfig(Settings):
     held_out_rows: int = Field(default=300, ge=1)  # few trusted rows are dealt into folds anew until so many are scored
     search_rows: int = Field(default=5000, ge=10)  # trusted rows that the grid is searched with; all serve in the end
     eac_rows: int = Field(default=100_000, ge=100)  # EAC learns on a uniform sample of at most this many rows
-    eac_steps: int = Field(default=500, ge=0)  # minibatches, 5 epochs of 50,000 rows; 0: IPC alone
+    eac_steps: int = Field(default=250, ge=0)  # minibatches; no better with four times as many; 0: IPC alone
     eac_batch: int = Field(default=500, ge=1)  # released code: 500
-    eac_lr: float = Field(default=0.004, gt=0)  # Adam, cosine to zero; released code .006 then .0006
+    eac_lr: float = Field(default=0.008, gt=0)  # Adam, cosine to zero; released code .006 then .0006
     eac_weight_decay: float = Field(default=0.01, ge=0)  # on the squared weights; released code 3e-4 with 100 epochs
     eac_entropy: float = Field(default=0.0, ge=0)  # weight of the entropy term of Eq. 10; calibration sharpens instead
     eac_hidden: int = Field(default=0, ge=0)  # hidden units of networks beside the linear heads; auto: 512

@@ -42,10 +42,12 @@ class Voices:
     networks: list[list[Network]]  # for each number of epochs one a split
     votes: FloatArray | None  # [n, K]; None where the rows are too many
     leverage: Leverage
+    known_leverage: Array | None = None  # [n] where the sample held every row
 
     def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
         """[b, K] probabilities of the noisy rows `rows`."""
-        found = [self.ipc.without_own_label(features, observed, self.leverage(features))]
+        weight = self.leverage(features) if self.known_leverage is None else self.known_leverage[rows]
+        found = [self.ipc.without_own_label(features, observed, weight)]
         if self.heads:
             found.append(self._by_split(self.heads, features, rows))
         if self.networks:
@@ -144,6 +146,7 @@ def with_eac(
         networks=networks,
         votes=votes[-1] if everywhere and votes is not None else None,
         leverage=leverage,
+        known_leverage=weight if len(weight) == len(task.observed) else None,
     )
     pooled = _cross_fitted_pool(stacked, task.trusted_label, sample.inside)
     return Correction(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import eigsh
 
 from lnl_core.blocks.folds import stratified_folds
 from lnl_core.blocks.moments import Moments, Transform
@@ -121,7 +121,7 @@ class IPCPath:
         penalty = choice.ridge * self.rows
         scores, root = self.scores(penalty), self.root(penalty)
         run = IPCRun.of(scores, root, task.trusted_label, rows)
-        pulls = list(ipc_steps(scores, root, task.trusted_label, run, (choice.steps,), squared_error))[-1][0]
+        pulls = list(ipc_steps(scores, task.trusted_label, run, (choice.steps,), squared_error))[-1][0]
         inverse = 1.0 / (self.ridge.spectrum + penalty)
         heads = []
         for pull, link in zip(pulls, run.links, strict=True):
@@ -154,20 +154,26 @@ class IPCRun:
     inside: npt.NDArray[np.bool_]  # [B, m] rows that run b learns from
     links: list[SoftmaxLink]  # B
     steps: Array  # [B] eta_I
+    factor: FloatArray  # V [m, d] in single precision
+    kernel: FloatArray | None  # V V' [m, m] where that is less work
 
     @classmethod
     def of(cls, scores: Array, root: Array, labels: IntArray, rows: list[Rows]) -> IPCRun:
         """A link for each set of rows; the step is half the largest that is stable, 2 / (beta lambda_max(V V'))."""
-        largest = max(_largest_singular(root) ** 2, 1e-30)
+        factor = root.astype(np.float32)
+        wide = len(factor) <= factor.shape[1]
+        small = factor @ factor.T if wide else factor.T @ factor
+        largest = max(_largest_eigenvalue(small), 1e-30)
         inside = np.zeros((len(rows), len(labels)), dtype=bool)
         for run, picked in enumerate(rows):
             inside[run, picked] = True
         links = [fit_link(scores[picked], labels[picked]) for picked in rows]
-        return cls(inside=inside, links=links, steps=np.array([2.0 / (link.beta * largest) for link in links]))
+        steps = np.array([2.0 / (link.beta * largest) for link in links])
+        return cls(inside=inside, links=links, steps=steps, factor=factor, kernel=small if wide else None)
 
 
 def ipc_steps(
-    scores: Array, root: Array, labels: IntArray, run: IPCRun, stops: tuple[int, ...], squared_error: float = 0.0
+    scores: Array, labels: IntArray, run: IPCRun, stops: tuple[int, ...], squared_error: float = 0.0
 ) -> Iterator[tuple[Array, Array]]:
     """IPC in the space of the trusted scores, with a pause at each of the ascending `stops`.
 
@@ -175,17 +181,17 @@ def ipc_steps(
     the steps correct each other's rounding, and time is what they cost.
 
     Args:
-        scores: P_0 [m, K].  root: V [m, d].
+        scores: P_0 [m, K].
         squared_error: weight of ||P - y||^2 beside the cross-entropy of the linked scores.
     Yields:
         S, the summed steps, and the trusted scores, each [B, m, K].
     """
     rows, classes = scores.shape
-    start, factor = scores.astype(np.float32)[:, None], root.astype(np.float32)
+    start = scores.astype(np.float32)[:, None]
 
     def scores_after(steps: FloatArray) -> FloatArray:
         flat = steps.reshape(rows, -1)
-        moved = factor @ (factor.T @ flat) if kernel is None else kernel @ flat
+        moved = run.factor @ (run.factor.T @ flat) if run.kernel is None else run.kernel @ flat
         return np.asarray(start - moved.reshape(steps.shape))
 
     onehot = np.eye(classes, dtype=np.float32)[labels][:, None]
@@ -193,7 +199,6 @@ def ipc_steps(
     bias = np.stack([link.bias for link in run.links]).astype(np.float32)[None]
     rate = (run.inside * run.steps[:, None]).T[:, :, None].astype(np.float32)
     pull = np.zeros((rows, len(run.links), classes), dtype=np.float32)  # rows first: runs share each product
-    kernel = factor @ factor.T if rows <= factor.shape[1] else None
     done = 0
     for stop in stops:
         for _ in range(stop - done):
@@ -206,12 +211,12 @@ def ipc_steps(
         yield pull.transpose(1, 0, 2).astype(np.float64), scores_after(pull).transpose(1, 0, 2).astype(np.float64)
 
 
-def _largest_singular(root: Array) -> float:
-    """By Lanczos iteration; a full decomposition would cost more than the steps that it sets."""
-    if min(root.shape) < 3:
-        return float(np.linalg.norm(root, 2))
-    start = np.ones(min(root.shape))  # else the start is random
-    return float(svds(root.astype(np.float64), k=1, tol=1e-3, v0=start, return_singular_vectors=False)[0])
+def _largest_eigenvalue(symmetric: FloatArray) -> float:
+    """By Lanczos iteration; a full decomposition would cost more than the steps whose size it sets."""
+    if len(symmetric) < 3:
+        return float(np.linalg.norm(symmetric, 2))
+    start = np.ones(len(symmetric), dtype=np.float32)  # else the start is random
+    return float(eigsh(symmetric, k=1, tol=1e-3, v0=start, return_eigenvectors=False)[0])
 
 
 def searched(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -> PurifyTask:
@@ -309,7 +314,7 @@ def cross_validate(
     scores, root, labels = path.scores(penalty), path.root(penalty), task.trusted_label
     outside = [(turn, fold == number) for turn, fold in enumerate(dealings) for number in range(int(fold.max()) + 1)]
     run = IPCRun.of(scores, root, labels, [np.flatnonzero(~rows) for _, rows in outside])
-    for _, moved in ipc_steps(scores, root, labels, run, stops, squared_error):
+    for _, moved in ipc_steps(scores, labels, run, stops, squared_error):
         probabilities = np.empty((len(dealings), *scores.shape))
         for (turn, rows), link, one in zip(outside, run.links, moved, strict=True):
             probabilities[turn, rows] = link(one[rows])

@@ -102,7 +102,7 @@ def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, square
     w = torch.linalg.inv(noisy.T @ noisy + penalty * torch.eye(width, dtype=torch.float64)) @ noisy.T @ y
     slow = (link.beta * (noisy @ w) + torch.tensor(link.bias)).softmax(1).numpy()
     np.testing.assert_allclose(head(task.noisy.values), slow, atol=2e-5)
-    pull, moved = list(ipc_steps(scores, root, task.trusted_label, run, (steps,), squared_error))[-1]
+    pull, moved = list(ipc_steps(scores, task.trusted_label, run, (steps,), squared_error))[-1]
     np.testing.assert_allclose(scores - root @ (root.T @ pull[0]), (trusted @ w).numpy(), atol=2e-5)  # float32 products
     np.testing.assert_allclose(moved[0], (trusted @ w).numpy(), atol=2e-5)
 
