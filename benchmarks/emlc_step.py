@@ -4,7 +4,7 @@ Teacher and student are PreAct ResNet-18, images 32x32, so many noisy and as man
 step is forward, backward and update on the noisy rows. The variants take turns within each round, so that other work on
 the machine hits all alike, and every ratio is the median over rounds of the ratio within a round.
 
-MLC comes in two shapes; the second alone has the same networks to train, so the bound is for that:
+MLC comes in two shapes, of which the second has the same networks to train:
   as released   its own procedure: teacher a small network on the student's features, meta-gradient by backward through
                 the student's gradient, which also runs into the student's weights, and a trusted gradient before and
                 after the step;
@@ -42,7 +42,7 @@ BOUNDS = (
     ("EMLC, float32", "plain, float32", "at most", 5.0),
     ("EMLC, float32 channels-last", "plain, float32 channels-last", "at most", 5.0),
     ("EMLC, bfloat16 channels-last", "plain, bfloat16 channels-last", "at most", 5.0),
-    ("MLC as released, float32", "EMLC, float32", "", 0.0),
+    ("MLC as released, float32", "EMLC, float32", "at least", 1.2),
     ("MLC by differences, float32", "EMLC, float32", "at least", 1.2),
     ("EMLC, float32", "EMLC, bfloat16 channels-last", "at least", 1.8),
     ("plain, float32", "plain, bfloat16 channels-last", "", 0.0),
