@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from cells import machine, machine_line
 from published_dmlp_twin import TwinTask, twin_labels
-from purify import CLASSES, HUMAN, NOISES, draw_trusted, load, noisy_labels
+from purify import HUMAN, NOISES, draw_task, load
 
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
 from lnl_core.purify.published_settings import PublishedSettings
 from lnl_core.purify.task import PurifyTask
-from lnl_core.runtime import seed_for
 
 HERE = Path(__file__).parent
 MODES = ("paper", "reference", "fixed")
@@ -154,23 +153,12 @@ def labels_table(arguments: argparse.Namespace) -> list[str]:
 
 
 def labels_right(features: Any, tables: dict[str, Any], noise: str, seed: int) -> Record:
-    true, train = tables["label"], np.flatnonzero(tables["train"])
-    generator = np.random.default_rng(seed_for(seed, "benchmark", noise))
-    trusted = draw_trusted(true, train, generator)
-    observed = noisy_labels(noise, tables, train, generator).astype(np.int32)
-    noisy = np.setdiff1d(train, trusted)
-    task = PurifyTask(
-        noisy=MappedRows(values=features, rows=noisy),
-        observed=observed[noisy],
-        trusted=features[trusted].astype(np.float32),
-        trusted_label=true[trusted],
-        trusted_observed=observed[trusted],
-        classes=len(CLASSES),
-    )
-    record = {"observed": float((observed[noisy] == true[noisy]).mean())}
+    task, noisy, _ = draw_task(features, tables, noise, seed)
+    true = tables["label"][noisy]
+    record = {"observed": float((task.observed == true).mean())}
     for mode in MODES:
         found = dmlp(task, DMLPConfig(mode=mode), np.random.default_rng(seed))
-        record[mode] = float((found.posterior.argmax(axis=1) == true[noisy]).mean())
+        record[mode] = float((found.posterior.argmax(axis=1) == true).mean())
         if mode == "reference":
             eac = float(found.metrics["eac_trusted_accuracy"])
     return {**record, "eac": eac}

@@ -95,20 +95,8 @@ def measure(cell: Cell) -> Cell:
     """Purify once and score it."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     features, tables = load(Path(os.environ["LNL_TEST_DATA"]))
-    true = tables["label"].astype(np.int32)
-    train, test = np.flatnonzero(tables["train"]), np.flatnonzero(~tables["train"])
-    generator = np.random.default_rng(seed_for(cell["seed"], "benchmark", cell["noise"]))
-    trusted = draw_trusted(true, train, generator)
-    observed = noisy_labels(cell["noise"], tables, train, generator)
-    noisy = np.setdiff1d(train, trusted)
-    task = PurifyTask(
-        noisy=MappedRows(values=features, rows=noisy),
-        observed=observed[noisy],
-        trusted=features[trusted].astype(np.float32),
-        trusted_label=true[trusted],
-        trusted_observed=observed[trusted],
-        classes=len(CLASSES),
-    )
+    true, test = tables["label"], np.flatnonzero(~tables["train"])
+    task, noisy, trusted = draw_task(features, tables, cell["noise"], cell["seed"])
     before, start = peak_mib(), time.perf_counter()
     config = PURIFIERS.get(cell["method"]).config()
     ids = string_ids([f"{row:05d}" for row in noisy])
@@ -119,7 +107,7 @@ def measure(cell: Cell) -> Cell:
     rows = np.concatenate([noisy, trusted])
     return {
         "labels_right": float(right.mean()),
-        "observed_right": float((observed[noisy] == true[noisy]).mean()),
+        "observed_right": float((task.observed == true[noisy]).mean()),
         "test_accuracy": head_accuracy(features, rows, soft, test, true[test]),
         "ece": expected_calibration_error(reliability(purified.confidence, right, BINS)),
         "seconds": seconds,
@@ -138,6 +126,24 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
     assert np.array_equal(table["index"], labels["index"]), "the two tables hold other rows, or in another order"
     found = {name: labels[name].fill_null(-1).to_numpy().astype(np.int32) for name in ("label", *HUMAN.values())}
     return features, {**found, "train": np.array(labels["split"].to_pylist()) == "train"}
+
+
+def draw_task(features: Any, tables: dict[str, Any], noise: str, seed: int) -> tuple[PurifyTask, Any, Any]:
+    """What a purifier is given, and the row numbers of the noisy and of the trusted rows."""
+    true, train = tables["label"], np.flatnonzero(tables["train"])
+    generator = np.random.default_rng(seed_for(seed, "benchmark", noise))
+    trusted = draw_trusted(true, train, generator)
+    observed = noisy_labels(noise, tables, train, generator)
+    noisy = np.setdiff1d(train, trusted)
+    task = PurifyTask(
+        noisy=MappedRows(values=features, rows=noisy),
+        observed=observed[noisy],
+        trusted=features[trusted].astype(np.float32),
+        trusted_label=true[trusted],
+        trusted_observed=observed[trusted],
+        classes=len(CLASSES),
+    )
+    return task, noisy, trusted
 
 
 def draw_trusted(true: Any, train: Any, generator: np.random.Generator) -> Any:

@@ -30,6 +30,7 @@ from lnl_core.blocks.transition import posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
 
 Array = npt.NDArray[np.float64]
@@ -149,11 +150,7 @@ def _choose(
     head: LeaveOneOutHead, task: PurifyTask, config: ConfidentLearningConfig, generator: np.random.Generator
 ) -> tuple[float, SoftmaxLink, list[dict[str, float]]]:
     """The penalty whose leave-one-out predictions make the observed labels likeliest."""
-    rows = np.sort(generator.choice(head.rows, size=min(config.sample_rows, head.rows), replace=False))
-    sample = np.empty((len(rows), task.noisy.shape[1]), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        sample[start:stop] = head.rotated(batch[rows[start:stop] - block.start])
+    rows, sample = row_sample(task.noisy, config.sample_rows, generator, prepare=head.rotated)
     observed = task.observed[rows]
     links: dict[float, SoftmaxLink] = {}
     tried: list[dict[str, float]] = []

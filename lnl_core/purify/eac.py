@@ -21,6 +21,7 @@ from lnl_core.purify.eac_network import EPOCHS, Network, train_network
 from lnl_core.purify.ipc import Head, IPCHead, training_rows
 from lnl_core.purify.leverage import Leverage
 from lnl_core.purify.neighbour_vote import fit_votes, out_of_fold, unit_rows
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
 
 Array = npt.NDArray[np.float64]
@@ -322,14 +323,8 @@ def _eac_loss(logits: Tensor, targets: Tensor, takes_part: Tensor, config: DMLPC
 
 def _sample(task: PurifyTask, moments: Moments, most: int, fold: Rows, generator: np.random.Generator) -> Sample:
     """A uniform sample of rows, in order, read in one pass."""
-    total, width = task.noisy.shape
     shift, scale = moments.affine("standardise")
-    rows = np.sort(generator.choice(total, size=min(most, total), replace=False))
-    features = np.empty((len(rows), width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        taken = batch if stop - start == len(batch) else batch[rows[start:stop] - block.start]
-        _standardised(taken, shift, scale, out=features[start:stop])
+    rows, features = row_sample(task.noisy, most, generator, prepare=lambda batch: _standardised(batch, shift, scale))
     inside = training_rows(fold)
     return Sample(
         rows=rows,
@@ -342,9 +337,9 @@ def _sample(task: PurifyTask, moments: Moments, most: int, fold: Rows, generator
     )
 
 
-def _standardised(features: FloatArray, shift: Array, scale: Array, out: FloatArray | None = None) -> FloatArray:
-    """(x - shift) * scale in float32; into `out` where given."""
-    found = np.subtract(features, shift.astype(np.float32), out=out)
+def _standardised(features: FloatArray, shift: Array, scale: Array) -> FloatArray:
+    """(x - shift) * scale in float32."""
+    found = features - shift.astype(np.float32)
     found *= scale.astype(np.float32)
     return found
 

@@ -31,6 +31,7 @@ from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
 
 Array = npt.NDArray[np.float64]
@@ -148,12 +149,7 @@ def vote_transition(probabilities: FloatArray, observed: IntArray, smoothing: fl
 
 def _references(task: PurifyTask, config: KNNConfig, generator: np.random.Generator) -> References:
     """A uniform sample and its principal components, in one pass."""
-    total, width = task.noisy.shape
-    rows = np.sort(generator.choice(total, size=min(config.reference_rows, total), replace=False))
-    features = np.empty((len(rows), width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        features[start:stop] = batch[rows[start:stop] - block.start]
+    rows, features = row_sample(task.noisy, config.reference_rows, generator)
     mean = features.mean(axis=0)
     features -= mean
     _, vectors = np.linalg.eigh((features.T @ features).astype(np.float64))

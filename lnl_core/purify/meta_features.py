@@ -190,8 +190,6 @@ def _calibration(scores: Array, label: IntArray) -> SoftmaxLink:
 def _evidence(probabilities: Array, transition: Array, rows: Rows, task: PurifyTask) -> Evidence:
     """How much the observed label counts beside held-out p(y | x) [h, K] of the trusted rows `rows`."""
     known = task.trusted_observed[rows] != NO_LABEL
-    if not known.any():
-        return Evidence()
     of = rows[known]
     return fit_evidence(probabilities[known], transition, task.trusted_observed[of], task.trusted_label[of])
 

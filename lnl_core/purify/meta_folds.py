@@ -17,6 +17,7 @@ from lnl_core.blocks.folds import stratified_folds
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.meta_training import Corrector, EpochEnd, FeatureInputs, MetaRows, MetaSchedule, MetaTrainer
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
 
 Array = npt.NDArray[np.float64]
@@ -100,12 +101,7 @@ class Standardised:
 
 def standardised_sample(task: PurifyTask, most: int, generator: np.random.Generator) -> Standardised:
     """One pass over the noisy features; a feature that hardly varies over the sample is left out (scale 0)."""
-    total, width = task.noisy.shape
-    rows = np.sort(generator.choice(total, size=min(most, total), replace=False))
-    values = np.empty((len(rows), width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        values[start:stop] = batch[rows[start:stop] - block.start]
+    rows, values = row_sample(task.noisy, most, generator)
     mean = values.mean(axis=0, dtype=np.float64)
     std = values.std(axis=0, dtype=np.float64)
     alive = std > 1e-5 * max(float(std.max(initial=0.0)), 1e-30)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lnl_core.blocks.noise_estimate import NoiseEstimate, count_noise, hoc_noise
 from lnl_core.contracts import NO_LABEL
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
 
 LEAST_TRUSTED = 50  # trusted rows with a known observed label from which counting beats neighbours: +-14 points or less
@@ -25,14 +26,9 @@ def estimate_noise(task: PurifyTask, generator: np.random.Generator) -> NoiseEst
     """
     if (task.trusted_observed != NO_LABEL).sum() >= LEAST_TRUSTED:
         return count_noise(task.trusted_label, task.trusted_observed, task.observed, task.classes)
-    total, width = task.noisy.shape
-    if total < LEAST_ROWS:
+    if task.noisy.shape[0] < LEAST_ROWS:
         return None
-    rows = np.sort(generator.choice(total, size=min(SAMPLE, total), replace=False))
-    features = np.empty((len(rows), width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(rows, [block.start, block.stop])
-        features[start:stop] = batch[rows[start:stop] - block.start]
+    rows, features = row_sample(task.noisy, SAMPLE, generator)
     return hoc_noise(features, task.observed[rows], task.classes, generator)
 
 

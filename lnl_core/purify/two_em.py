@@ -49,6 +49,7 @@ from lnl_core.blocks.softmax_heads import softmax_heads
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
+from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.purify.two_em_cycles import CrossFit, Evidence, Fit, Found, answers, cross_fit, fit_scores, run_cycles
 
@@ -110,13 +111,8 @@ def two_em(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator
 
 def _rows(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator) -> tuple[_Rows, FloatArray]:
     """The rows to learn from and their features [N, d], read in one pass."""
-    total, width = task.noisy.shape
-    sampled = np.sort(generator.choice(total, size=min(config.rows, total), replace=False))
     trusted = len(task.trusted_label)
-    features = np.empty((len(sampled) + trusted, width), dtype=np.float32)
-    for block, batch in task.noisy.batches():
-        start, stop = np.searchsorted(sampled, [block.start, block.stop])
-        features[start:stop] = batch[sampled[start:stop] - block.start]
+    sampled, features = row_sample(task.noisy, config.rows, generator, room=trusted)
     features[len(sampled) :] = task.trusted
     folds = min(config.folds, len(sampled))
     evidence = Evidence(
