@@ -61,6 +61,10 @@ class Layout:
         return self.root / "train" / "curves.csv"
 
     @property
+    def train_trace(self) -> Path:  # folder of epoch-*.parquet, of the model's arm; may be empty
+        return self.root / "train" / "trace"
+
+    @property
     def plots(self) -> Path:  # folder of csv and json
         return self.root / "evaluate" / "plots"
 
