@@ -52,9 +52,11 @@ class ImageSettings(Settings):
 class ModelSettings(Settings):
     """Section `model`: the network that SimCLR pretrains and the training methods start from."""
 
-    arch: str = "resnet18"
+    arch: str = "resnet18"  # resnet18/34/50, preact_resnet18, cnn9, small_cnn, or timm:NAME
     stem: Literal["cifar", "imagenet"] = "cifar"  # cifar: 3x3 stride 1, no max-pool; worth ten points at 32 px
     width: int = Field(default=64, ge=1, le=1024)  # channels of the first stage
+    weights: str = ""  # a state dict on disk to start from (.safetensors, .pth); none: drawn from the seed
+    weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")  # of that file: checked where set
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +18,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lnl_core.config import ConfigError, ImageSettings
 from lnl_core.models.normalise import Normalise
 from lnl_core.models.saved import load_encoder
+from lnl_core.models.timm_body import IMAGENET_MEAN, IMAGENET_STD
+from lnl_core.models.weights_file import file_sha256, load_weights
 from lnl_core.registry import unknown_name
 from lnl_core.runtime import Runtime
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # torchvision's published weights; timm's where a model names no other
-IMAGENET_STD = (0.229, 0.224, 0.225)
 RANDOM_SEED = 0  # of `random_weights`
 
 
@@ -126,7 +123,7 @@ def _published(
         torch.default_generator.manual_seed(RANDOM_SEED)
         backbone, mean, std = (_torchvision if source == "torchvision" else _timm)(name)
     if weights is not None:
-        _load_weights(backbone, weights)
+        load_weights(backbone, weights, "features.weights", "features.encoder")
     normalise = Normalise(3)
     normalise.mean.copy_(torch.tensor(mean))
     normalise.std.copy_(torch.tensor(std))
@@ -172,41 +169,6 @@ def _timm(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
     return network, tuple(about.get("mean") or IMAGENET_MEAN), tuple(about.get("std") or IMAGENET_STD)
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
-    """Fill the backbone; weights of the removed classifier are left over, and nothing may be missing."""
-    state = read_weights(path)
-    needed = network.state_dict()
-    missing = [key for key in needed if key not in state]
-    misfit = [key for key in needed if key in state and state[key].shape != needed[key].shape]
-    if missing or misfit:
-        key, what = (missing[0], "is missing") if missing else (misfit[0], f"is {tuple(state[misfit[0]].shape)}")
-        raise ConfigError(
-            f"features.weights = {str(path)!r}: {key} {what} ({len(missing)} missing, {len(misfit)} of another shape, "
-            f"of {len(needed)}); these weights are of another architecture than features.encoder"
-        )
-    network.load_state_dict({key: state[key] for key in needed})
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pth/.pt/.bin by torch's loader that runs no code.
-
-    A checkpoint that holds it under `state_dict` or `model` is looked into.
-
-    Raises:
-        ConfigError: no such file, not readable as such, or no state dict.
-    """
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"features.weights = {str(path)!r}: cannot be read as a state dict ({error})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"features.weights = {str(path)!r}: holds no state dict of names and tensors")
-    return dict(state)
-
-
 def _own(module_name: str, function: str, weights: Path | None) -> tuple[Callable[[Tensor], Tensor], str]:
     """What `package.module:function` returns; it is called as `function()`, or `function(weights)` where set."""
     where = f"features.encoder = '{module_name}:{function}'"
@@ -222,7 +184,7 @@ def _own(module_name: str, function: str, weights: Path | None) -> tuple[Callabl
         return network, stated
     parts = [_sha256(inspect.getsource(module).encode())]  # the code stands for the encoder
     parts += [weights_sha256(network.state_dict())] if isinstance(network, nn.Module) else []
-    parts += [_file_sha256(weights)] if weights is not None else []
+    parts += [file_sha256(weights, "features.weights")] if weights is not None else []
     return network, json.dumps(parts)
 
 
@@ -233,14 +195,6 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"features.weights = {str(path)!r}: cannot be read ({error.strerror})") from error
 
 
 def _sha256(data: bytes) -> str:

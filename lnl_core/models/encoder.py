@@ -1,18 +1,25 @@
-"""Encoders: float images in [0, 1] to features of a known width. `ARCHITECTURES` maps each name to its body."""
+"""Encoders: float images in [0, 1] to features of a known width. `ARCHITECTURES` maps each name to its body.
+
+`timm:NAME` is a body too (`timm_body.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lnl_core.config import ConfigError, ModelSettings
+from lnl_core.models.cnn9 import CNN9
 from lnl_core.models.normalise import Normalise
 from lnl_core.models.preact_resnet import PreActResNet18
 from lnl_core.models.resnet import DEPTHS, ResNet
 from lnl_core.models.small_cnn import SmallCNN
+from lnl_core.models.timm_body import IMAGENET_MEAN, IMAGENET_STD, PREFIX, TimmBody
+from lnl_core.models.weights_file import file_sha256, load_weights
 from lnl_core.registry import unknown_name
 
 Body = Callable[[ModelSettings, int], nn.Module]
@@ -22,9 +29,12 @@ def _resnet(settings: ModelSettings, channels: int) -> nn.Module:
     return ResNet(settings.arch, settings.stem, channels, settings.width)
 
 
+KEY = "model.weights"
+CLASSIFIERS = ("fc", "classifier", "head", "heads", "classif", "last_linear")  # what published heads are called
 ARCHITECTURES: dict[str, Body] = {
     **dict.fromkeys(DEPTHS, _resnet),
     "preact_resnet18": lambda settings, channels: PreActResNet18(settings.stem, channels, settings.width),
+    "cnn9": lambda settings, channels: CNN9(channels, settings.width),
     "small_cnn": lambda settings, channels: SmallCNN(channels, settings.width),
 }
 
@@ -47,13 +57,48 @@ class Encoder(nn.Module):
 
 
 def build_encoder(settings: ModelSettings, channels: int, *, seed: int = 0) -> Encoder:
-    """A new encoder on the CPU with weights drawn from `seed`; torch's global generators are left as they were.
+    """A new encoder on the CPU with weights drawn from `seed`, or read from `settings.weights`.
+
+    torch's global generators are left as they were. Where weights are read, the encoder's settings have their file's
+    sha256, and its normalisation is the one that they were trained with.
 
     Raises:
-        ConfigError: unknown architecture; the message has the nearest name.
+        ConfigError: unknown architecture (the message has the nearest name), or weights that cannot be used.
     """
-    if settings.arch not in ARCHITECTURES:
-        raise ConfigError(f"model.arch: {unknown_name('architecture', settings.arch, ARCHITECTURES)}")
+    encoder = bare_encoder(settings, channels, seed=seed)
+    if settings.weights:
+        _load_published(encoder, settings)
+    return encoder
+
+
+def bare_encoder(settings: ModelSettings, channels: int, *, seed: int = 0) -> Encoder:
+    """The same without reading `settings.weights`: to be filled from a model folder."""
+    arch = settings.arch
+    if arch not in ARCHITECTURES and not arch.startswith(PREFIX):
+        raise ConfigError(f"model.arch: {unknown_name('architecture', arch, [*ARCHITECTURES, PREFIX + 'NAME'])}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed CUDA as well
-        return Encoder(settings, channels, ARCHITECTURES[settings.arch](settings, channels))
+        named = arch.startswith(PREFIX)
+        body = TimmBody(arch.removeprefix(PREFIX), channels) if named else ARCHITECTURES[arch](settings, channels)
+        return Encoder(settings, channels, body)
+
+
+def _load_published(encoder: Encoder, settings: ModelSettings) -> None:
+    path = Path(settings.weights)
+    found = file_sha256(path, KEY)
+    if settings.weights_sha256 not in ("", found):
+        raise ConfigError(
+            f"{KEY} = {settings.weights!r}: its sha256 is {found}, not model.weights_sha256; set one right"
+        )
+    body = encoder.body
+    left = load_weights(body.network if isinstance(body, TimmBody) else body, path, KEY, "model.arch, stem and width")
+    if strange := [name for name in left if name.split(".")[0] not in CLASSIFIERS]:
+        raise ConfigError(
+            f"{KEY} = {settings.weights!r}: {strange[0]} has no place in {settings.arch} ({len(strange)} such names); "
+            "these weights are of another architecture"
+        )
+    mean, std = body.statistics if isinstance(body, TimmBody) else (IMAGENET_MEAN, IMAGENET_STD)
+    encoder.normalise.mean.copy_(torch.tensor(mean))
+    encoder.normalise.std.copy_(torch.tensor(std))
+    encoder.normalise.fixed = True
+    encoder.settings = settings.model_copy(update={"weights_sha256": found})

@@ -10,10 +10,14 @@ ROWS_A_CHUNK = 4096  # bounds the float copy that the statistics need
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel; both are buffers and travel with the weights."""
+    """(x - mean) / std per channel; both are buffers and travel with the weights.
+
+    `fixed`: weights from elsewhere brought their own mean and std, and no statistics of the data replace these.
+    """
 
     mean: Tensor
     std: Tensor
+    fixed = False
 
     def __init__(self, channels: int, mean: float = 0.5, std: float = 0.25) -> None:
         super().__init__()
@@ -27,9 +31,9 @@ class Normalise(nn.Module):
 
 
 def set_normalisation(network: nn.Module, mean: Float[Tensor, " channels"], std: Float[Tensor, " channels"]) -> None:
-    """Set mean and std of every `Normalise` layer of `network`, in the scale of its input, [0, 1]."""
+    """Set mean and std of every `Normalise` layer of `network` that is not fixed, in the scale of its input, [0, 1]."""
     for layer in network.modules():
-        if isinstance(layer, Normalise):
+        if isinstance(layer, Normalise) and not layer.fixed:
             layer.mean.copy_(mean)
             layer.std.copy_(std.clamp_min(1e-3))  # a constant channel would divide by zero
 

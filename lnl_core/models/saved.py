@@ -22,7 +22,7 @@ from lnl_core.config import ConfigError, ImageSettings, ModelSettings, Settings,
 from lnl_core.contracts import ContractError
 from lnl_core.files import atomic_folder
 from lnl_core.models.classifier import Classifier, Ensemble
-from lnl_core.models.encoder import Encoder, build_encoder
+from lnl_core.models.encoder import Encoder, bare_encoder
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
@@ -158,7 +158,7 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
 def _bare_encoder(folder: Path, config: Mapping[str, Any]) -> Encoder:
     settings = _section(folder, config, "model", ModelSettings)
     try:
-        return build_encoder(settings, config["channels"])
+        return bare_encoder(settings, config["channels"])
     except ConfigError as error:
         raise ContractError(f"{folder / CONFIG}: {error}") from error
 
