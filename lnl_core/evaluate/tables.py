@@ -11,6 +11,11 @@
     coverage.csv             share kept in order of confidence, accuracy of the kept labels
     suspicious.csv           rows: id, observed, purified, confidence, suspicion, true (empty where unknown)
     uncertain.csv            the same columns, the least confident rows first
+    selection.csv            traced epoch: share of the rows selected, precision, recall, AUROC of the selection
+    belief.csv               traced epoch: right labels in the method's belief, in what it learned from, as observed
+    small_loss.csv           epoch, bin: rows, right and wrong labels, mean density of the two Gaussians of the split
+    trainer_transition.csv   as transition.csv: true share and the training method's estimate, of the learned labels
+    embedding.csv            a row a test image: place on the t-SNE map, best known label, prediction of model_best
 
 An empty field says: not known. Class columns hold names; `*_label` columns hold class numbers, which are unique.
 """
@@ -29,6 +34,7 @@ from jaxtyping import Float, Int
 from lnl_core.evaluate.calibration import ReliabilityBin
 from lnl_core.files import atomic_path
 
+CONFUSION = ("actual", "predicted", "actual_label", "predicted_label", "count")
 Cell = str | int | float | np.integer[Any] | np.floating[Any] | None
 
 

@@ -1,22 +1,20 @@
 """Stage `evaluate`: scores of the purified labels and of the models; the only stage besides inject that sees truth.
 
 Truth leaves this stage only as scores and in `plots/`: the report reads those and never the truth itself. What is
-not there (truth, trusted rows, test rows, a model, a yardstick) is named with its reason under `missing`.
-Held in memory: the label tables and soft labels, and the decoded test images (above `run.image_memory_mb` in a
-memory-mapped file).
+not there (truth, trusted rows, test rows, a model, a yardstick, a trace) is named with its reason under `missing`.
+Held in memory: the label tables and soft labels, one epoch of the training's trace, and the decoded test images (above
+`run.image_memory_mb` in a memory-mapped file).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from lnl_core.config import Settings, parse
+from lnl_core.config import parse
 from lnl_core.contracts import (
     ContractError,
     FloatArray,
@@ -29,6 +27,7 @@ from lnl_core.contracts import (
 )
 from lnl_core.evaluate.confusion import confusion, per_class_accuracy
 from lnl_core.evaluate.detection import coverage_curve, review_curve
+from lnl_core.evaluate.findings import Findings
 from lnl_core.evaluate.labels import (
     PurifiedRows,
     label_reliability,
@@ -38,9 +37,9 @@ from lnl_core.evaluate.labels import (
     score_trusted,
     true_transition,
 )
-from lnl_core.evaluate.models import TestRows, score_gain, score_model, test_rows
-from lnl_core.evaluate.predictions import Predictions, predict
+from lnl_core.evaluate.settings import EvaluateSettings
 from lnl_core.evaluate.tables import (
+    CONFUSION,
     Cell,
     confusion_rows,
     per_class_rows,
@@ -49,31 +48,12 @@ from lnl_core.evaluate.tables import (
     write_csv,
 )
 from lnl_core.files import atomic_folder, read_json
-from lnl_core.images.store import ImageStore, load_images
-from lnl_core.models.saved import SavedClassifier, load_classifier
+from lnl_core.stages.evaluate_models import score_models
+from lnl_core.stages.evaluate_training import trace_training
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Metrics, Stage, StageContext
 
-CONFUSION = ("actual", "predicted", "actual_label", "predicted_label", "count")
 ROWS = ("id", "observed", "purified", "confidence", "suspicion", "true")
-
-
-class EvaluateSettings(Settings):
-    """Section `evaluate`."""
-
-    batch_size: int = Field(default=512, ge=1)  # test images a forward pass; no result depends on it
-    bins: int = Field(default=15, ge=2, le=100)  # of the reliability diagram; Guo et al. 2017 use 15
-    suspicious: int = Field(default=60, ge=0, le=10_000)  # rows listed in suspicious.csv and in uncertain.csv
-
-
-@dataclass(kw_only=True)
-class _Findings:
-    """What the parts of the stage have found so far."""
-
-    scores: dict[str, Any] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    per_class: dict[str, np.ndarray] = field(default_factory=dict)
-    reliability: list[tuple[Cell, ...]] = field(default_factory=list)
 
 
 def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
@@ -82,11 +62,12 @@ def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
     labels, truth = read_labels(paths.labels), _truth(paths.truth)
     purified = read_purified(paths.purified)
     rows = purified_rows(purified, truth)
-    found = _Findings()
+    found = Findings()
     with atomic_folder(paths.plots) as plots:
         _labels(found, rows, purified.class_names, _estimated(paths), settings, plots)
         _trusted(found, labels)
-        _models(found, labels, truth, settings, context, plots)
+        score_models(found, labels, truth, settings, context, plots)
+        trace_training(found, labels, purified, truth, context.paths, plots)
         columns = ("class", "label", *found.per_class)
         write_csv(plots / "per_class.csv", columns, per_class_rows(labels.class_names, found.per_class))
         what = ("what", "low", "high", "count", "confidence", "accuracy")
@@ -108,7 +89,7 @@ def _estimated(paths: Layout) -> Mapping[str, Any]:
 
 
 def _labels(
-    found: _Findings,
+    found: Findings,
     rows: PurifiedRows,
     names: tuple[str, ...],
     estimates: Mapping[str, Any],
@@ -136,7 +117,7 @@ def _labels(
 
 
 def _with_truth(
-    found: _Findings, known: PurifiedRows, names: tuple[str, ...], settings: EvaluateSettings, plots: Path
+    found: Findings, known: PurifiedRows, names: tuple[str, ...], settings: EvaluateSettings, plots: Path
 ) -> None:
     for name, predicted in (("observed", known.observed), ("purified", known.purified)):
         counts = confusion(known.true, predicted, known.classes)
@@ -177,7 +158,7 @@ def _row(rows: PurifiedRows, row: int, names: tuple[str, ...]) -> tuple[Cell, ..
     return (rows.ids[row], names[rows.observed[row]], names[rows.purified[row]], *scores, true)
 
 
-def _trusted(found: _Findings, labels: Labels) -> None:
+def _trusted(found: Findings, labels: Labels) -> None:
     found.scores["trusted"] = score_trusted(labels)
     if not found.scores["trusted"]["rows"]:
         found.missing["trusted"] = "no trusted rows"
@@ -185,83 +166,13 @@ def _trusted(found: _Findings, labels: Labels) -> None:
         found.missing["trusted"] = "the trusted rows did not keep the label that the source had given them"
 
 
-def _models(
-    found: _Findings, labels: Labels, truth: Truth, settings: EvaluateSettings, context: StageContext, plots: Path
-) -> None:
-    rows = test_rows(labels, truth)
-    models = _saved(context.paths, labels.class_names, found)
-    found.scores["test"] = {"rows": len(rows.ids)}
-    if not len(rows.ids):
-        found.missing["test"] = "no test rows, so no test accuracy"
-        return
-    found.scores["test"]["label_source"] = rows.label_source
-    if not models:
-        return
-    store = _test_images(models, rows, context)
-    answers = {name: _answers(model, store, settings, context) for name, model in models.items()}
-    classes = len(labels.class_names)
-    for name, answer in answers.items():
-        scores, bins = score_model(answer, rows.label, settings.bins, classes)
-        found.scores["test"][name] = scores
-        counts = confusion(rows.label, answer.label, classes)
-        write_csv(plots / f"confusion_test_{name}.csv", CONFUSION, confusion_rows(counts, labels.class_names))
-        found.per_class[name] = per_class_accuracy(counts)
-        found.reliability += reliability_rows(name, bins)
-    if gain := score_gain(answers, rows.label, "model_best", "yardstick_best"):
-        found.scores["test"]["gain"] = gain
-
-
-def _saved(paths: Layout, class_names: tuple[str, ...], found: _Findings) -> dict[str, SavedClassifier]:
-    """The models that were trained: model_best, model_last, yardstick_best, yardstick_last."""
-    models = {}
-    for name, folder in (("model", paths.model), ("yardstick", paths.yardstick)):
-        for checkpoint in ("best", "last"):
-            if (folder / checkpoint).is_dir():
-                models[f"{name}_{checkpoint}"] = load_classifier(folder / checkpoint)
-        if f"{name}_best" not in models:
-            found.missing[name] = f"no {name} was trained"
-    for name, model in models.items():
-        if model.class_names != class_names:
-            raise ContractError(
-                f"{name}: was trained for the classes {list(model.class_names)}, labels.parquet has "
-                f"{list(class_names)}; run the stage train again"
-            )
-    return models
-
-
-def _test_images(models: Mapping[str, SavedClassifier], rows: TestRows, context: StageContext) -> ImageStore:
-    """The test images, decoded once: models of one run take the same pixels."""
-    first, *others = {model.images: name for name, model in models.items()}.values()
-    if others:
-        raise ContractError(
-            f"{others[0]} takes images as {models[others[0]].images}, {first} as {models[first].images}; "
-            "run the stage train again, so that both learn from the same section images"
-        )
-    return load_images(
-        context.paths.images,
-        models[first].images,
-        ids=rows.ids,
-        scratch=context.paths.resume("evaluate"),
-        memory_mb=context.runtime.image_memory_mb,
-    )
-
-
-def _answers(
-    model: SavedClassifier, store: ImageStore, settings: EvaluateSettings, context: StageContext
-) -> Predictions:
-    network = model.ensemble.to(context.runtime.device)
-    answers = predict(network, store.pixels, context.runtime, settings.batch_size)
-    network.cpu()  # the next model gets the device's memory
-    return answers
-
-
 STAGE = Stage(
     name="evaluate",
     summary="scores of the purified labels and of the models, tables for plots",
     settings=lambda values: parse(EvaluateSettings, values, "evaluate"),
     run=evaluate,
-    reads=("images", "labels", "truth", "purified", "model", "yardstick"),
+    reads=("images", "labels", "truth", "purified", "model", "yardstick", "train_trace"),
     writes=("plots",),
     shared=("run.precision",),
-    reads_metrics=("purify",),
+    reads_metrics=("purify", "train"),
 )

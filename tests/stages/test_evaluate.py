@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
+from lnl_core.blocks.training_trace import TraceEpoch, write_trace
 from lnl_core.contracts import ContractError, positions, read_labels, read_purified, read_truth
 from lnl_core.files import read_json, write_json
 from lnl_core.stages.layout import Layout
@@ -107,7 +108,7 @@ def test_batch_size_changes_nothing(digits_run: Make) -> None:
 def test_without_truth_trusted_rows_test_rows_and_yardstick(digits_run: Make) -> None:
     paths = digits_run(truth=False, trusted=0, yardstick=False, test=False)
     scores = run_stage("evaluate", PARAMS, paths)
-    assert set(scores["missing"]) == {"truth", "trusted", "yardstick", "test"}
+    assert set(scores["missing"]) == {"truth", "trusted", "yardstick", "test", "trace_truth"}
     assert "accuracy_after" not in scores["labels"]
     assert "detection" not in scores
     assert scores["labels"]["changed"] > 0
@@ -115,6 +116,114 @@ def test_without_truth_trusted_rows_test_rows_and_yardstick(digits_run: Make) ->
     assert not (paths.plots / "confusion_purified.csv").exists()
     assert (paths.plots / "flow.csv").exists()
     assert all(cell["true_share"] == "" for cell in records(paths.plots / "transition.csv"))
+
+
+def test_selection_is_that_of_a_join_by_dictionary(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    """The trace's last epoch selects the rows whose purified label is doubted by less than 0.3."""
+    paths, scores = evaluated
+    true = dict(zip(*(getattr(read_truth(paths.truth), name) for name in ("ids", "true_label")), strict=True))
+    purified = read_purified(paths.purified)
+    right = {row: label == true[row] for row, label in zip(purified.ids, purified.purified_label, strict=True)}
+    chosen = {row for row, sure in zip(purified.ids, purified.confidence, strict=True) if 1 - sure < 0.1 * 3}
+    rows = records(paths.plots / "selection.csv")
+    assert [row["epoch"] for row in rows] == ["2", "3"]  # the first epoch selected nothing
+    assert float(rows[1]["selected"]) == pytest.approx(len(chosen) / len(right), abs=1e-5)
+    assert float(rows[1]["precision"]) == pytest.approx(np.mean([right[row] for row in chosen]), abs=1e-5)
+    recall = sum(right[row] for row in chosen) / sum(right.values())
+    assert float(rows[1]["recall"]) == pytest.approx(recall, abs=1e-5)
+    assert scores["training"]["selection"]["recall"] == pytest.approx(recall)
+    assert scores["training"]["noise_rate"] == pytest.approx(1 - np.mean(list(right.values())))
+    assert 0.5 < float(rows[1]["auc"]) < 1
+    beliefs = records(paths.plots / "belief.csv")
+    assert [float(row["accuracy"]) for row in beliefs] == [float(row["learned"]) for row in beliefs]
+    assert float(beliefs[0]["observed"]) == pytest.approx(1 - scores["noise"]["rate_true"], abs=1e-5)
+
+
+def test_histogram_counts_every_row_at_the_first_and_the_last_split(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, scores = evaluated
+    rows = records(paths.plots / "small_loss.csv")
+    for epoch in ("2", "3"):
+        bins = [row for row in rows if row["epoch"] == epoch]
+        assert len(bins) == 50
+        assert sum(int(row["rows"]) for row in bins) == scores["training"]["rows"]
+        assert all(int(row["rows"]) == int(row["right"]) + int(row["wrong"]) for row in bins)
+        assert sum(float(row["density_small"]) for row in bins) / 50 == pytest.approx(0.8, abs=0.11)  # 13 % lie below 0
+
+
+def test_the_trainers_matrix_is_held_against_the_labels_that_it_learned_from(
+    evaluated: tuple[Layout, dict[str, Any]],
+) -> None:
+    paths, scores = evaluated
+    purified, truth = read_purified(paths.purified), read_truth(paths.truth)
+    true = truth.true_label[positions(purified.ids, truth.ids, "truth")]
+    shares = confusion_matrix(true, purified.purified_label, normalize="true")
+    estimated = np.full((10, 10), 0.02) + 0.8 * np.eye(10)
+    assert scores["training"]["transition_error"] == pytest.approx(np.abs(shares - estimated).mean())
+    assert scores["training"]["told_error"] == pytest.approx(np.abs(shares - estimated).mean())
+    cells = records(paths.plots / "trainer_transition.csv")
+    assert len(cells) == 100
+    assert float(cells[11]["true_share"]) == pytest.approx(shares[1, 1], abs=1e-5)
+
+
+def test_the_map_has_every_test_row_with_its_label(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, scores = evaluated
+    rows = records(paths.plots / "embedding.csv")
+    assert len(rows) == scores["test"]["rows"]
+    hits = np.mean([row["actual"] == row["predicted"] for row in rows])
+    assert hits == pytest.approx(scores["test"]["model_best"]["accuracy"])
+    few = run_stage("evaluate", PARAMS | {"evaluate": {"embedding_rows": 40}}, paths)
+    assert len(records(paths.plots / "embedding.csv")) == 40
+    assert "embedding" not in few["missing"]
+
+
+@pytest.mark.parametrize(("rows", "why"), [(0, "asks for no map"), (29, "29 test rows are too few")])
+def test_why_there_is_no_map(digits_run: Make, rows: int, why: str) -> None:
+    paths = digits_run()
+    scores = run_stage("evaluate", PARAMS | {"evaluate": {"embedding_rows": rows}}, paths)
+    assert why in scores["missing"]["embedding"]
+    assert not (paths.plots / "embedding.csv").exists()
+
+
+def test_a_trace_without_truth_still_tells_how_much_was_selected(digits_run: Make) -> None:
+    paths = digits_run(truth=False)
+    scores = run_stage("evaluate", PARAMS, paths)
+    rows = records(paths.plots / "selection.csv")
+    assert all(row["selected"] and not row["precision"] + row["recall"] + row["auc"] for row in rows)
+    assert all(row["rows"] and not row["right"] + row["wrong"] for row in records(paths.plots / "small_loss.csv"))
+    assert all(not row["accuracy"] for row in records(paths.plots / "belief.csv"))
+    assert scores["missing"]["trace_truth"] == "no true labels are known for the training rows"
+    assert "noise_rate" not in scores["training"]
+    assert all(not row["true_share"] for row in records(paths.plots / "trainer_transition.csv"))
+
+
+def test_a_run_of_an_old_version_has_no_trace(digits_run: Make) -> None:
+    paths = digits_run(trace=False)
+    scores = run_stage("evaluate", PARAMS, paths)
+    assert scores["missing"] == {
+        "trace": "the training left no trace of its epochs",
+        "trainer_transition": "the training method estimates no transition matrix",
+    }
+    assert not {"selection.csv", "belief.csv", "small_loss.csv"} & {file.name for file in paths.plots.iterdir()}
+    shutil.rmtree(paths.root / "train")
+    assert "trace" in run_stage("evaluate", PARAMS, paths)["missing"]
+
+
+def test_a_trace_of_fewer_columns_says_what_it_lacks(digits_run: Make) -> None:
+    paths = digits_run(trace=False)
+    paths.train_trace.mkdir()
+    write_trace(paths.train_trace, TraceEpoch(epoch=1, ids=read_purified(paths.purified).ids))
+    scores = run_stage("evaluate", PARAMS, paths)
+    assert {"selection", "belief", "small_loss"} <= set(scores["missing"])
+    assert scores["training"]["epochs_traced"] == 1
+
+
+def test_a_trainers_matrix_of_another_size_is_named(digits_run: Make) -> None:
+    paths = digits_run()
+    metrics = read_json(paths.metrics("train"))
+    metrics["train"]["noise"]["transition"] = [[1.0]]
+    write_json(paths.metrics("train"), metrics)
+    with pytest.raises(ContractError, match=r"train/metrics.json: transition has shape \(1, 1\), must be \(10, 10\)"):
+        run_stage("evaluate", PARAMS, paths)
 
 
 def test_test_labels_without_truth_are_called_what_they_are(digits_run: Make) -> None:
