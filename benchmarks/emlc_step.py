@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from lnl_core.blocks.forward_batch_norm import running_statistics_kept
 from lnl_core.blocks.meta_gradient import copied_weights, gradient, log_probabilities, norm, soft_cross_entropy
-from lnl_core.blocks.momentum_sgd import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.config import ModelSettings
 from lnl_core.models.encoder import build_encoder
 from lnl_core.purify.emlc_step import EMLCNetworks, NoisyAndTrusted, StepSettings, new_networks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Int
@@ -23,7 +22,19 @@ def shuffled_batches(
     return list(torch.tensor_split(order, max(math.ceil(len(rows) / batch_size), 1)))
 
 
-def endless_rows(rows: Int[Tensor, " rows"], generator: torch.Generator) -> Iterator[int]:
-    """Row numbers for ever, reshuffled after each pass. `rows` must not be empty."""
-    while True:
-        yield from rows[torch.randperm(len(rows), generator=generator)].tolist()
+class EndlessRows:
+    """Row numbers for ever, reshuffled after each pass. `rows` may be empty: then there is nothing to take."""
+
+    def __init__(self, rows: Int[Tensor, " rows"], generator: torch.Generator) -> None:
+        self._rows, self._generator = rows, generator
+        self._left = rows[:0]
+
+    def take(self, count: int) -> Int[Tensor, " batch"]:
+        """The next `count` row numbers."""
+        if not len(self._rows):
+            return self._rows
+        while len(self._left) < count:
+            again = self._rows[torch.randperm(len(self._rows), generator=self._generator)]
+            self._left = torch.cat([self._left, again])
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from lnl_core.blocks.checkpoint import load_checkpoint, save_checkpoint
 from lnl_core.blocks.folds import stratified_folds
-from lnl_core.blocks.momentum_sgd import MomentumSGD
 from lnl_core.blocks.network_input import as_input
-from lnl_core.blocks.row_batches import endless_rows, shuffled_batches
+from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
 from lnl_core.blocks.schedule import cosine_lr
+from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.blocks.weak_batch import weak_views
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
@@ -70,8 +70,8 @@ class _Run:
         return {
             "teacher": nets.teacher.state_dict(),
             "student": nets.student.state_dict(),
-            "teacher_optimizer": nets.teacher_optimizer.state(),
-            "student_optimizer": nets.student_optimizer.state(),
+            "teacher_optimizer": nets.teacher_optimizer.state_dict(),
+            "student_optimizer": nets.student_optimizer.state_dict(),
             "curve": self.curve,
         }
 
@@ -79,8 +79,8 @@ class _Run:
         nets = self.networks
         nets.teacher.load_state_dict(state["teacher"])
         nets.student.load_state_dict(state["student"])
-        nets.teacher_optimizer.load(state["teacher_optimizer"])
-        nets.student_optimizer.load(state["student_optimizer"])
+        nets.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
+        nets.student_optimizer.load_state_dict(state["student_optimizer"])
         self.curve = state["curve"]
 
 
@@ -194,7 +194,7 @@ def _epoch(networks: EMLCNetworks, data: _Data, config: EMLCImageSettings, epoch
     batches = shuffled_batches(torch.arange(len(data.task.observed)), config.batch_size, generator)
     if config.joined == "reversed":  # steps exchange their rows, so all need as many
         batches = [rows[: min(map(len, batches))] for rows in batches]
-    trusted = endless_rows(data.learnt, generator)
+    trusted = EndlessRows(data.learnt, generator)
     networks.teacher.train()
     networks.student.train()
     seen = []
@@ -229,10 +229,10 @@ def _step_settings(config: EMLCImageSettings, step: int, steps: int) -> StepSett
 
 
 def _batch(
-    data: _Data, rows: Tensor, trusted: Iterator[int], config: EMLCImageSettings, generator: torch.Generator
+    data: _Data, rows: Tensor, trusted: EndlessRows, config: EMLCImageSettings, generator: torch.Generator
 ) -> NoisyAndTrusted:
     images, device = data.images, data.images.runtime.device
-    chosen = torch.tensor([next(trusted) for _ in range(config.trusted_batch_size)])
+    chosen = trusted.take(config.trusted_batch_size)
     [noisy_view] = weak_views(images.noisy, rows, generator, views=1, flip=images.flip, device=device)
     [trusted_view] = weak_views(images.trusted, chosen, generator, views=1, flip=images.flip, device=device)
     return NoisyAndTrusted(

@@ -33,7 +33,7 @@ from lnl_core.blocks.meta_gradient import (
     log_probabilities,
     soft_cross_entropy,
 )
-from lnl_core.blocks.momentum_sgd import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.purify.emlc_teacher import Correction, Student, Teacher, corrupt_half, gate_loss
 
 Corruption = Literal["none", "random", "adversarial"]

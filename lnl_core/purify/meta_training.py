@@ -25,7 +25,7 @@ from lnl_core.blocks.meta_gradient import (
     log_probabilities,
     soft_cross_entropy,
 )
-from lnl_core.blocks.row_batches import endless_rows, shuffled_batches
+from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
 from lnl_core.blocks.schedule import cosine_lr
 
 
@@ -156,7 +156,7 @@ class MetaTrainer:
 
     def run(self, rows: MetaRows, generator: torch.Generator) -> Iterator[EpochEnd]:
         """Train; yields after each epoch with the networks as they then are."""
-        trusted_rows = endless_rows(rows.learnt, generator)
+        trusted_rows = EndlessRows(rows.learnt, generator)
         every = torch.arange(len(rows.noisy))
         per_epoch = len(shuffled_batches(every, self.schedule.batch_size, torch.Generator().manual_seed(0)))
         step = 0
@@ -221,8 +221,8 @@ class MetaTrainer:
         smallest = min(len(batch) for batch in batches)
         return [batch[:smallest] for batch in batches]
 
-    def _trusted_batch(self, rows: MetaRows, order: Iterator[int], generator: torch.Generator) -> TrustedBatch:
-        picked = torch.tensor([next(order) for _ in range(self.schedule.trusted_batch_size)])
+    def _trusted_batch(self, rows: MetaRows, order: EndlessRows, generator: torch.Generator) -> TrustedBatch:
+        picked = order.take(self.schedule.trusted_batch_size)
         return TrustedBatch(
             inputs=rows.trusted.drawn(picked, generator),
             label=rows.trusted_label[picked],

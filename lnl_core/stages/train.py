@@ -1,8 +1,10 @@
 """Stage `train`: a robust model from the noisy rows, on observed or purified labels, and its yardstick beside it.
 
-The training rows are the train rows that are not trusted. The checkpoint is chosen on held-out rows: the trusted ones,
-where there are none the val split, else the last epoch is the best. The yardstick is the same method with the same
-start on the observed labels: the report's accuracy without purification.
+The training rows are the train rows that are not trusted, and with `add_trusted` the trusted ones too. The checkpoint
+is chosen on held-out rows: trusted ones, where there are none the val split, else the last epoch is the best. The
+yardstick is the same method with the same start on the observed labels: the report's accuracy without purification.
+What a method is told about the noise comes from the purification (`stages/train_noise.py`), never from the truth.
+Under torch's launcher (`torchrun -m lnl_core.cli stage train`) all processes train together and the first one writes.
 Held in memory: the label tables, the networks, and the decoded train and held-out images (above `run.image_memory_mb`
 in a memory-mapped file; on a GPU they move there as a whole where they take less than half of what is free).
 """
@@ -13,7 +15,8 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +24,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor
 
+from lnl_core.blocks.training_trace import trace_files
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import ContractError, Labels, Purified, positions, read_labels, read_purified
 from lnl_core.files import atomic_folder, atomic_path
@@ -31,13 +35,19 @@ from lnl_core.images.store import ImageStore, load_images
 from lnl_core.models.classifier import Classifier, build_classifier, new_classifier
 from lnl_core.models.normalise import pixel_statistics, set_normalisation
 from lnl_core.models.saved import AboutClassifier, load_encoder, read_config, save_classifier
+from lnl_core.models.start import load_start, start_hash
+from lnl_core.runtime import Runtime
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
+from lnl_core.stages.train_noise import read_purifier, told_noise
 from lnl_core.train import TRAINERS
+from lnl_core.train.noise_told import NoiseTold
+from lnl_core.train.sampling import Sampling
 from lnl_core.train.task import HeldOut, Trained, TrainTask
+from lnl_core.world import joined_world, rank, world_size
 
 log = logging.getLogger("lnl")
 Rows = npt.NDArray[np.intp]
-LabelKind = Literal["observed", "purified_hard", "purified_soft"]
+LabelKind = Literal["observed", "purified_hard", "purified_soft", "confidence_weighted"]
 _HASHED_ROWS = 4096  # images hashed at a time
 
 
@@ -45,10 +55,17 @@ class TrainSettings(Settings):
     """Section `train`; each method has a sub-section of its own."""
 
     method: str = "divide_mix"
-    labels: LabelKind = "purified_hard"  # what the model learns from
-    init: Literal["scratch", "simclr"] = "scratch"  # simclr: from the encoder of stage pretrain
+    labels: LabelKind = "purified_hard"  # confidence_weighted: the purified label, its loss times the confidence
+    init: Literal["scratch", "simclr", "checkpoint"] = "scratch"  # simclr: from the encoder of stage pretrain
+    init_checkpoint: str = ""  # init: checkpoint: folder of a saved classifier or encoder; a head that fits is kept
     yardstick: bool = True  # also train on the observed labels; nothing to do where `labels` is observed already
     held_out: Literal["auto", "trusted", "val", "none"] = "auto"  # auto: trusted rows, else val rows, else none
+    add_trusted: bool = False  # also learn from trusted rows, as labels known to be right (DivideMix* of the tables)
+    trusted_held_out: float = Field(default=0.2, gt=0, lt=1)  # add_trusted: share that is not learned from
+    noise_rate: float | Literal["auto"] = "auto"  # share of wrong labels that the method is told; auto: as estimated
+    balanced: bool = False  # an epoch sees each class equally often (Clothing1M)
+    epoch_rows: int | None = Field(default=None, ge=2)  # rows an epoch; none: all (Clothing1M: 1,000 batches)
+    compile: bool = False  # torch.compile: minutes at the start, then faster epochs on a GPU
     options: dict[str, SerializeAsAny[Settings]]
 
     @field_validator("method")
@@ -57,14 +74,23 @@ class TrainSettings(Settings):
         TRAINERS.get(name)
         return name
 
+    @model_validator(mode="after")
+    def _fits(self) -> TrainSettings:
+        if self.noise_rate != "auto" and not 0 <= self.noise_rate < 1:
+            raise ValueError(f"noise_rate = {self.noise_rate}: must be 'auto' or lie in 0..1, 1 excluded")
+        if (self.init == "checkpoint") != bool(self.init_checkpoint):
+            raise ValueError("init: checkpoint and init_checkpoint belong together; set both or neither")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
     """What both arms train on."""
 
     labels: Labels
-    purified: Purified | None  # None where only observed labels are asked for
+    purified: Purified
     rows: Rows  # training rows of `labels`
+    verified: npt.NDArray[np.bool_] | None  # of `rows`; None: no trusted row is learned from
     pixels: Tensor  # of `rows`
     held_out: HeldOut
     statistics: tuple[Tensor, Tensor]  # mean and standard deviation of `pixels` a channel
@@ -73,41 +99,68 @@ class _Data:
 
 def run(settings: TrainSettings, context: StageContext) -> Metrics:
     """Train the model and, where asked, its yardstick; write both, the curves, and return the metrics."""
+    with joined_world(context.runtime.device):
+        return _run(settings, context)
+
+
+def _run(settings: TrainSettings, context: StageContext) -> Metrics:
     data = _read(settings, context)
     arms: dict[str, LabelKind] = {"model": settings.labels}
     if settings.yardstick and settings.labels != "observed":
         arms["yardstick"] = "observed"
-    folders = {"model": context.paths.model, "yardstick": context.paths.yardstick}
-    trained = {}
-    for arm, kind in arms.items():
-        trained[arm] = _train(settings, context, data, arm, kind)
-        _save(folders[arm], trained[arm], kind, settings, context, data)
-    if "yardstick" not in arms:
-        with atomic_folder(context.paths.yardstick):
-            pass  # an empty folder says that none was trained
-    _write_curves(context.paths.train_curves, trained)
-    scores = {arm: _scores(result, data) for arm, result in trained.items()}
+    told = {arm: _noise(settings, context, data, kind) for arm, kind in arms.items()}
+    trained = {arm: _train(settings, context, data, arm, kind, told[arm]) for arm, kind in arms.items()}
+    if not rank():
+        _write(settings, context, data, arms, trained)
+    scores = {arm: {**_scores(result, data), "noise": told[arm].as_metrics()} for arm, result in trained.items()}
     return {
         "method": settings.method,
         "labels": settings.labels,
         "init": settings.init,
         "rows": len(data.rows),
+        "verified_rows": 0 if data.verified is None else int(data.verified.sum()),
         "parameters": _parameters(settings, context, data),
+        "model": context.shared.model.model_dump(),
         "device": str(context.runtime.device),
+        "processes": world_size(),
         "precision": context.runtime.precision,
         **scores["model"],
         "yardstick": {"labels": "observed", **scores["yardstick"]} if "yardstick" in scores else None,
     }
 
 
+def _write(
+    settings: TrainSettings,
+    context: StageContext,
+    data: _Data,
+    arms: Mapping[str, LabelKind],
+    trained: Mapping[str, Trained],
+) -> None:
+    for arm, folder in (("model", context.paths.model), ("yardstick", context.paths.yardstick)):
+        if arm in arms:
+            _save(folder, trained[arm], arms[arm], settings, context, data)
+        else:
+            with atomic_folder(folder):
+                pass  # an empty folder says that none was trained
+    with atomic_folder(context.paths.train_trace) as folder:
+        for table in trace_files(_trace(context)):
+            shutil.copy2(table, folder / table.name)
+    _write_curves(context.paths.train_curves, trained)
+
+
+def _trace(context: StageContext) -> Path:
+    """Where the trace grows; it becomes an artefact at the end."""
+    return context.paths.resume("train") / "trace"
+
+
 def _read(settings: TrainSettings, context: StageContext) -> _Data:
     paths = context.paths
     labels = read_labels(paths.labels)
-    rows = labels.where(split="train", trusted=False)
-    if not len(rows):
+    noisy = labels.where(split="train", trusted=False)
+    if not len(noisy):
         raise ContractError(f"{paths.labels}: has no untrusted train rows, so there is nothing to train on")
-    held_rows, kind = _held_out_rows(settings, labels)
-    purified = None if settings.labels == "observed" else _purified(paths.purified, labels)
+    held_rows, kind, added = _held_out_rows(settings, labels, context.runtime)
+    rows = np.sort(np.concatenate([noisy, added]))
     store = load_images(
         paths.images,
         context.shared.images,
@@ -115,12 +168,14 @@ def _read(settings: TrainSettings, context: StageContext) -> _Data:
         scratch=paths.resume("train"),
         memory_mb=context.runtime.image_memory_mb,
     )
+    purified = _purified(paths.purified, labels)
     pixels = _near_the_networks(store.pixels, context.runtime.device)
     held_label = torch.from_numpy(labels.label[held_rows].astype(np.int64))
     return _Data(
         labels=labels,
         purified=purified,
         rows=rows,
+        verified=labels.trusted[rows] if len(added) else None,
         pixels=pixels[: len(rows)],
         held_out=HeldOut(pixels=pixels[len(rows) :], label=held_label, kind=kind),
         statistics=pixel_statistics(store.pixels[: len(rows)]),
@@ -128,8 +183,17 @@ def _read(settings: TrainSettings, context: StageContext) -> _Data:
     )
 
 
-def _held_out_rows(settings: TrainSettings, labels: Labels) -> tuple[Rows, str]:
-    found = {"trusted": labels.where(split="train", trusted=True), "val": labels.where(split="val")}
+def _held_out_rows(settings: TrainSettings, labels: Labels, runtime: Runtime) -> tuple[Rows, str, Rows]:
+    """Rows that choose the checkpoint, their kind, and the trusted rows that are learned from."""
+    trusted, nothing = labels.where(split="train", trusted=True), np.empty(0, dtype=np.intp)
+    added = nothing
+    if settings.add_trusted:
+        if len(trusted) < 2:
+            raise ConfigError(f"train.add_trusted: there are {len(trusted)} trusted rows; it takes 2, or set it false")
+        held = max(round(settings.trusted_held_out * len(trusted)), 1)
+        drawn = runtime.numpy_generator("train", "trusted held out").permutation(trusted)
+        trusted, added = np.sort(drawn[:held]), np.sort(drawn[held:])
+    found = {"trusted": trusted, "val": labels.where(split="val")}
     if settings.held_out in found and not len(found[settings.held_out]):
         raise ConfigError(
             f"train.held_out = {settings.held_out!r}: there are no such rows; use 'auto', 'none', or set "
@@ -138,8 +202,8 @@ def _held_out_rows(settings: TrainSettings, labels: Labels) -> tuple[Rows, str]:
     asked = ("trusted", "val") if settings.held_out == "auto" else (settings.held_out,)
     for kind in asked:
         if kind in found and len(found[kind]):
-            return found[kind], kind
-    return np.empty(0, dtype=np.intp), "none"
+            return found[kind], kind, added
+    return nothing, "none", added
 
 
 def _purified(path: Path, labels: Labels) -> Purified:
@@ -156,40 +220,73 @@ def _near_the_networks(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device)
 
 
-def _train(settings: TrainSettings, context: StageContext, data: _Data, arm: str, kind: LabelKind) -> Trained:
+def _train(
+    settings: TrainSettings, context: StageContext, data: _Data, arm: str, kind: LabelKind, noise: NoiseTold
+) -> Trained:
     entry = TRAINERS.get(settings.method)
-    label, soft = _targets(data, kind, context.paths.purified)
+    targets = _targets(data, kind, context.paths.purified)
     task = TrainTask(
         ids=data.labels.ids[data.rows],
         pixels=data.pixels,
-        label=label,
-        soft_label=soft,
+        label=targets.label,
+        soft_label=targets.soft,
+        weight=targets.weight,
+        verified=None if data.verified is None else torch.from_numpy(data.verified),
         held_out=data.held_out,
         classes=len(data.labels.class_names),
         flip=context.shared.images.flip,
+        noise=noise,
+        sampling=Sampling(rows=settings.epoch_rows, balanced=settings.balanced),
         make_model=lambda seed: _new_model(settings, context, data, seed),
         runtime=context.runtime,
         checkpoint=context.paths.resume("train") / f"{arm}.pt",
-        fingerprint=_fingerprint(settings, context, data, kind),
+        fingerprint=_fingerprint(settings, context, data, kind, noise),
         purpose=arm,
+        trace=_trace(context) if arm == "model" else None,
+        compiled=settings.compile,
     )
     return entry.make(task, settings.options[settings.method])
 
 
-def _targets(data: _Data, kind: LabelKind, path: Path) -> tuple[Tensor, Tensor | None]:
-    """Labels [n] and, where asked for, soft labels [n, K] of the training rows, joined by id."""
+def _noise(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind) -> NoiseTold:
+    rate = None if settings.noise_rate == "auto" else settings.noise_rate
+    return told_noise(data.purified, kind != "observed", read_purifier(context.paths.metrics("purify")), rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    """What the training rows are trained on."""
+
+    label: Tensor  # [n]
+    soft: Tensor | None  # [n, K]
+    weight: Tensor | None  # [n], mean 1
+
+
+def _targets(data: _Data, kind: LabelKind, path: Path) -> _Targets:
+    """Joined by id; a verified row keeps its label, as one-hot and with full confidence."""
+    label = torch.from_numpy(data.labels.label[data.rows].astype(np.int64))
     if kind == "observed":
-        return torch.from_numpy(data.labels.label[data.rows].astype(np.int64)), None
-    assert data.purified is not None
-    spots = positions(data.labels.ids[data.rows], data.purified.ids, str(path))
-    label = torch.from_numpy(data.purified.applied_label[spots].astype(np.int64))
-    return label, torch.from_numpy(data.purified.soft_label[spots]) if kind == "purified_soft" else None
+        return _Targets(label=label, soft=None, weight=None)
+    noisy = np.ones(len(data.rows), dtype=bool) if data.verified is None else ~data.verified
+    spots = positions(data.labels.ids[data.rows[noisy]], data.purified.ids, str(path))
+    mine = torch.from_numpy(noisy)
+    label[mine] = torch.from_numpy(data.purified.applied_label[spots].astype(np.int64))
+    if kind == "purified_hard":
+        return _Targets(label=label, soft=None, weight=None)
+    soft = torch.nn.functional.one_hot(label, len(data.labels.class_names)).float()
+    soft[mine] = torch.from_numpy(data.purified.soft_label[spots])
+    if kind == "purified_soft":
+        return _Targets(label=label, soft=soft, weight=None)
+    confidence = soft[torch.arange(len(label)), label]  # of the label that is learned from, proposed or kept
+    return _Targets(label=label, soft=None, weight=confidence / confidence.mean().clamp_min(1e-6))
 
 
 def _new_model(settings: TrainSettings, context: StageContext, data: _Data, seed: int) -> Classifier:
     classes = len(data.labels.class_names)
     if settings.init == "simclr":
         return new_classifier(load_encoder(context.paths.encoder).train(), classes, seed=seed)
+    if settings.init == "checkpoint":
+        return load_start(Path(settings.init_checkpoint), classes, seed=seed)
     model = build_classifier(context.shared.model, context.shared.images.channels, classes, seed=seed)
     set_normalisation(model, *data.statistics)
     return model
@@ -252,14 +349,16 @@ def _parameters(settings: TrainSettings, context: StageContext, data: _Data) -> 
     return sum(weights.numel() for weights in _new_model(settings, context, data, seed=0).parameters())
 
 
-def _fingerprint(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind) -> str:
+def _fingerprint(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind, noise: NoiseTold) -> str:
     """Everything that a resumed run must share with the one that wrote the checkpoint."""
     what = {
         "method": settings.method,
         "config": settings.options[settings.method].model_dump(mode="json"),
         "labels": kind,
-        "init": read_config(context.paths.encoder, "encoder")["sha256"] if settings.init == "simclr" else "scratch",
+        "init": _start_hash(settings, context),
         "held_out": data.held_out.kind,
+        "sampling": [settings.epoch_rows, settings.balanced],
+        "noise": noise.as_metrics(),
         "model": context.shared.model.model_dump(),
         "images": context.shared.images.model_dump(),
         "seed": context.runtime.seed,
@@ -269,14 +368,17 @@ def _fingerprint(settings: TrainSettings, context: StageContext, data: _Data, ki
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(store: ImageStore, labels: Labels, purified: Purified | None) -> str:
+def _start_hash(settings: TrainSettings, context: StageContext) -> str:
+    if settings.init == "simclr":
+        return str(read_config(context.paths.encoder, "encoder")["sha256"])
+    return start_hash(Path(settings.init_checkpoint)) if settings.init == "checkpoint" else "scratch"
+
+
+def _digest(store: ImageStore, labels: Labels, purified: Purified) -> str:
     digest = hashlib.blake2b(json.dumps([list(labels.class_names), list(store.ids)]).encode())
     for start in range(0, len(store), _HASHED_ROWS):
         digest.update(store.pixels[start : start + _HASHED_ROWS].contiguous().numpy().tobytes())
-    arrays: Sequence[npt.NDArray[Any]] = [labels.label, labels.trusted]
-    if purified is not None:
-        arrays = [*arrays, purified.applied_label, purified.soft_label]
-    for array in arrays:
+    for array in (labels.label, labels.trusted, purified.applied_label, purified.soft_label):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
@@ -287,7 +389,8 @@ STAGE = Stage(
     settings=section_with_methods("train", TrainSettings, TRAINERS),
     run=run,
     reads=("images", "labels", "purified", "encoder"),
-    writes=("model", "yardstick", "train_curves"),
+    writes=("model", "yardstick", "train_curves", "train_trace"),
+    reads_metrics=("purify",),
     shared=("run.seed", "run.precision", "images", "model"),
     pool="gpu",
 )

@@ -11,47 +11,43 @@ the user leaves out:
                       paper            reference          fixed
     unlabelled_loss   sum (Eq. 10)     mean               mean: the published lambda_u belong to it, K times smaller
     mixup_lambda      row (Sec. 3.2)   batch              batch
-    class_prior       uniform          uniform            observed: classes need not be balanced
+    class_prior       uniform          uniform            estimated: classes need not be balanced
     guess_with        running          batch              running: guesses leave the batch statistics alone
     monotone          false            false              true: the smallest losses are never the noisy ones
     repeat_unlabelled true             true               false: a few doubtful rows do not fill half of every batch
 Besides: an empty (or nearly empty) labelled split is filled with the rows most probably clean, an empty unlabelled one
-is left out of the loss; and nothing needs the true noise rate: see `automatic_lambda_u`.
+is left out of the loss; and nothing needs the true noise rate: lambda_u, p_threshold, the loss window and the
+confidence penalty follow from its estimate unless they are set (`noise_told`). Verified rows keep their label: w = 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.best_epoch import BestEpoch, copy_weights
-from lnl_core.blocks.checkpoint import load_checkpoint, save_checkpoint
-from lnl_core.blocks.gmm_split import clean_probability
+from lnl_core.blocks.gmm_split import Mixture, split_losses
+from lnl_core.blocks.mean_record import MeanRecord
+from lnl_core.blocks.memory import Memory
 from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.momentum_sgd import MomentumSGD
-from lnl_core.blocks.network_input import as_input
 from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.row_batches import endless_rows, shuffled_batches
-from lnl_core.blocks.schedule import cosine_lr, step_lr
+from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
+from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.sharpen import sharpen
-from lnl_core.blocks.weak_batch import weak_views
-from lnl_core.config import ConfigError, Settings
-from lnl_core.progress import progress_bar
-from lnl_core.runtime import seed_for
-from lnl_core.train import TRAINERS
-from lnl_core.train.held_out import score_held_out, score_record
-from lnl_core.train.task import Trained, TrainTask
+from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train.epochs import Record, train_epochs
+from lnl_core.train.task import Trained, TrainTask, join_views
 
+NAME = "divide_mix"
 MODES: dict[str, dict[str, Any]] = {
     "paper": {
         "unlabelled_loss": "sum",
@@ -72,37 +68,27 @@ MODES: dict[str, dict[str, Any]] = {
     "fixed": {
         "unlabelled_loss": "mean",
         "mixup_lambda": "batch",
-        "class_prior": "observed",
+        "class_prior": "estimated",
         "guess_with": "running",
         "repeat_unlabelled": False,
         "monotone": True,
     },
 }
-EVALUATION_ROWS = 512  # rows a forward pass when the losses of all rows are taken
-# automatic_lambda_u: (noise share up to which, lambda_u). The paper's table 6 in shares of wrong rows, cut half-way.
-FEW_CLASSES = ((0.315, 0.0), (0.765, 25.0), (1.0, 50.0))  # CIFAR-10: 0 at 20 % (18 % wrong), 25 at 50 and 80, 50 at 90
-MANY_CLASSES = ((0.35, 25.0), (1.0, 150.0))  # CIFAR-100: 25 at 20 %, else 150
-MANY = 50  # classes from which the second row holds
 
 
-class DivideMixConfig(Settings):
+class DivideMixConfig(SGDSettings):
     """Defaults: the paper's CIFAR-10 settings (Sec. 4.2), mode `fixed`."""
 
     mode: Literal["paper", "reference", "fixed"] = "fixed"
-    epochs: int = Field(default=300, ge=1)
     warmup_epochs: int = Field(default=10, ge=1)  # 10 on CIFAR-10, 30 on CIFAR-100, 5 from a SimCLR encoder (C2D)
-    confidence_penalty: bool = False  # warm-up: minus the entropy, against the over-confidence of asymmetric noise
+    confidence_penalty: bool | Literal["auto"] = "auto"  # warm-up: minus the entropy; auto: under asymmetric noise
     batch_size: int = Field(default=64, ge=2)  # labelled and unlabelled rows each; warm-up takes twice as many
-    lr: float = Field(default=0.02, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["step", "cosine"] = "step"
-    milestones: tuple[int, ...] | None = None  # step: epochs after which lr falls by 10; none: half-way (150 of 300)
-    p_threshold: float = Field(default=0.5, ge=0, le=1)  # w_i from which a row keeps its label; 0.6 at 90 % noise
+    schedule: Literal["cosine", "step"] = "step"  # by 10 half-way (150 of 300)
+    p_threshold: float | Literal["auto"] = "auto"  # w_i from which a row keeps its label: 0.5, 0.6 at 90 % noise
     gmm_max_iter: int = Field(default=10, ge=1)  # these three: the reference's mixture
     gmm_tol: float = Field(default=1e-2, gt=0)
     gmm_reg_covar: float = Field(default=5e-4, gt=0)
-    loss_window: int = Field(default=1, ge=1)  # w_i from the mean loss of so many last epochs; 5 at 90 % noise
+    loss_window: int | Literal["auto"] = "auto"  # w_i from the mean loss of so many last epochs: 1, 5 at 90 % noise
     views: int = Field(default=2, ge=1)  # M, augmentations that are averaged
     temperature: float = Field(default=0.5, gt=0)  # T, sharpening
     alpha: float = Field(default=4.0, gt=0)  # mixup's Beta; 0.2 for small networks on 8 px, 4 costs them 2 points
@@ -111,7 +97,7 @@ class DivideMixConfig(Settings):
     lambda_r: float = Field(default=1.0, ge=0)  # weight of the class-prior term
     unlabelled_loss: Literal["sum", "mean"]  # squared error summed (Eq. 10) or averaged over the classes
     mixup_lambda: Literal["row", "batch"]  # one mixing weight a row, or one for the whole batch
-    class_prior: Literal["uniform", "observed"]  # what the mean prediction is drawn to
+    class_prior: Literal["uniform", "estimated"]  # what the mean prediction is drawn to
     guess_with: Literal["running", "batch"]  # batch-norm statistics behind the training network's own guesses
     repeat_unlabelled: bool  # always as many unlabelled as labelled rows, or at most one pass over them an epoch
     monotone: bool  # no row may be called noisy for too small a loss (blocks/gmm_split)
@@ -124,82 +110,86 @@ class DivideMixConfig(Settings):
         return {**MODES.get(values.get("mode", "fixed"), {}), **values}
 
     @model_validator(mode="after")
-    def _check_lambda_u(self) -> DivideMixConfig:
+    def _check_ranges(self) -> DivideMixConfig:
         if self.lambda_u != "auto" and self.lambda_u < 0:
             raise ValueError("lambda_u must be 'auto' or at least 0")
+        if self.p_threshold != "auto" and not 0 <= self.p_threshold <= 1:
+            raise ValueError("p_threshold must be 'auto' or lie in 0..1")
+        if self.loss_window != "auto" and self.loss_window < 1:
+            raise ValueError("loss_window must be 'auto' or at least 1")
         return self
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """The settings that depend on the noise, as set or as the estimate has them."""
+
+    lambda_u: float
+    p_threshold: float
+    loss_window: int
+    confidence_penalty: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Run:
+    task: TrainTask
+    config: DivideMixConfig
+    derived: Derived
     networks: list[nn.Module]  # two
-    optimizers: list[MomentumSGD]
+    updates: list[MomentumSGD]
+    memory: Memory  # losses: [2, rows] an epoch, at most `loss_window` of them
     prior: Tensor  # [classes] on the device
-    best: BestEpoch = field(default_factory=BestEpoch)
-    curve: list[dict[str, int | float]] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)  # [2, rows] an epoch, at most `loss_window` of them
-    noise: float | None = None  # estimated share of wrong labels, once, after the warm-up
-    lambda_u: float | None = None
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "networks": [network.state_dict() for network in self.networks],
-            "optimizers": [optimizer.state() for optimizer in self.optimizers],
-            "best": self.best.state(),
-            "curve": self.curve,
-            "losses": self.losses,
-            "noise": self.noise,
-            "lambda_u": self.lambda_u,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        for network, weights in zip(self.networks, state["networks"], strict=True):
-            network.load_state_dict(weights)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load(saved)
-        self.best.load(state["best"])
-        self.curve, self.losses = state["curve"], state["losses"]
-        self.noise, self.lambda_u = state["noise"], state["lambda_u"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One network's training rows of an epoch, as the other network divides them."""
 
-    labelled: Tensor  # row numbers, at least two
-    unlabelled: Tensor  # row numbers, may be empty
-    clean: Tensor  # [rows] w_i of every row
+    labelled: Int[Tensor, " labelled"]  # row numbers, at least two
+    unlabelled: Int[Tensor, " unlabelled"]  # row numbers, may be empty
+    clean: Float[Tensor, " rows"]  # w_i of every row of the task; 0 where the row sits the epoch out
 
 
 @TRAINERS.register(
-    "divide_mix",
+    NAME,
     config=DivideMixConfig,
     summary="two networks split the rows by loss for each other; semi-supervised on the doubtful ones",
     source="Li, Socher, Hoi: DivideMix, ICLR 2020, arXiv 2002.07394",
 )
 def train_divide_mix(task: TrainTask, config: DivideMixConfig) -> Trained:
     """Train two networks; holds both with their momenta, the best epoch's weights, and `loss_window` losses a row."""
-    run = _start(task, config)
-    saved = load_checkpoint(task.checkpoint, task.fingerprint)
-    if saved is not None:
-        run.load(saved)
-    with progress_bar(f"DivideMix ({task.purpose})", config.epochs, "epochs") as advance:
-        advance(len(run.curve))
-        for epoch in range(len(run.curve), config.epochs):
-            record = _epoch(run, task, config, epoch)
-            _check_finite(record, config, epoch)
-            score = score_held_out(task.held_out, run.networks, task.runtime)
-            run.curve.append({"epoch": epoch + 1, **record, **score_record(score)})
-            run.best.offer(epoch + 1, score, run.networks)
-            save_checkpoint(task.checkpoint, task.fingerprint, run.state())
-            advance(note=f"loss {record['loss']:.3f}")
-    return Trained(
-        best=run.best.weights,
-        last=copy_weights(run.networks),
-        best_epoch=run.best.epoch,
-        curve=tuple(run.curve),
-        metrics={"final_loss": run.curve[-1]["loss"], "noise_estimate": run.noise, "lambda_u": run.lambda_u},
+    networks = [task.new_network(task.seed(NAME, "weights", number)) for number in range(2)]
+    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    updates = [MomentumSGD(network, task.runtime, **settings) for network in networks]
+    run = _Run(
+        task=task,
+        config=config,
+        derived=derive(task, config),
+        networks=networks,
+        updates=updates,
+        memory=Memory(losses=[]),
+        prior=_prior(task, config),
     )
+    parts = {f"network {number}": network for number, network in enumerate(networks)}
+    return train_epochs(
+        task,
+        method=NAME,
+        epochs=config.epochs,
+        parts={**parts, "updates 0": updates[0], "updates 1": updates[1], "memory": run.memory},
+        predictors=networks,
+        epoch=lambda number: _epoch(run, number),
+        metrics=lambda: {"derived": vars(run.derived)},
+    )
+
+
+def derive(task: TrainTask, config: DivideMixConfig) -> Derived:
+    """Replace `auto` by what the noise estimate says."""
+
+    def choose(name: str) -> Any:
+        value = getattr(config, name)
+        return getattr(noise_told, name)(task.noise) if value == "auto" else value
+
+    return Derived(**{name: choose(name) for name in Derived.__dataclass_fields__})
 
 
 def sharpened_labels(
@@ -237,15 +227,6 @@ def unlabelled_error(
     return (squares.sum(dim=1) if over_classes == "sum" else squares.mean(dim=1)).mean()
 
 
-def automatic_lambda_u(noise: float, classes: int) -> float:
-    """The paper's lambda_u at the nearest noise share of its tables: CIFAR-10's below `MANY` classes, or CIFAR-100's.
-
-    `noise` is the share of rows that the mixture calls wrongly labelled at the first co-divide.
-    """
-    table = MANY_CLASSES if classes >= MANY else FEW_CLASSES
-    return next(value for bound, value in table if noise <= bound)
-
-
 def divide(clean: Float[np.ndarray, " rows"], threshold: float, least: int) -> Bool[np.ndarray, " rows"]:
     """Which rows keep their label: w >= threshold, or where these are fewer than `least`, the `least` cleanest."""
     keeps = clean >= threshold
@@ -255,79 +236,59 @@ def divide(clean: Float[np.ndarray, " rows"], threshold: float, least: int) -> B
     return keeps
 
 
-def _start(task: TrainTask, config: DivideMixConfig) -> _Run:
-    networks, optimizers = [], []
-    for number in range(2):
-        seed = seed_for(task.runtime.seed, "divide_mix", task.purpose, "weights", number)
-        network = task.new_network(seed)
-        networks.append(network)
-        optimizers.append(
-            MomentumSGD(network, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay)
-        )
-    return _Run(networks=networks, optimizers=optimizers, prior=_prior(task, config))
-
-
 def _prior(task: TrainTask, config: DivideMixConfig) -> Tensor:
     if config.class_prior == "uniform":
-        prior = torch.full((task.classes,), 1 / task.classes)
-    elif task.soft_label is not None:
-        prior = task.soft_label.mean(dim=0)
-    else:
-        prior = torch.bincount(task.label, minlength=task.classes) / len(task.label)
-    return prior.float().to(task.runtime.device)
+        return torch.full((task.classes,), 1 / task.classes, device=task.runtime.device)
+    return task.prior()
 
 
-def _epoch(run: _Run, task: TrainTask, config: DivideMixConfig, epoch: int) -> dict[str, float]:
+def _epoch(run: _Run, epoch: int) -> Record:
     """One epoch of both networks; its generators depend on the epoch alone, so a resumed run draws the same."""
-    if epoch < config.warmup_epochs:
-        losses = [_warm_up(run, task, config, epoch, number) for number in range(2)]
-        return {"loss": float(np.mean(losses))}
-    clean = _clean_probabilities(run, task, config, epoch)
-    if run.lambda_u is None:
-        run.noise = float(np.mean([(w < 0.5).mean() for w in clean]))
-        run.lambda_u = automatic_lambda_u(run.noise, task.classes) if config.lambda_u == "auto" else config.lambda_u
+    rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
+    if epoch < run.config.warmup_epochs:
+        return {"loss": float(np.mean([_warm_up(run, rows, epoch, number) for number in range(2)]))}
+    mixtures = _mixtures(run, rows, epoch)
     records = []
     for number in range(2):
-        w = clean[1 - number]  # co-divide: the other network's view
-        keeps = divide(w, config.p_threshold, config.batch_size)
-        split = Split(
-            labelled=torch.from_numpy(np.flatnonzero(keeps)),
-            unlabelled=torch.from_numpy(np.flatnonzero(~keeps)),
-            clean=torch.from_numpy(w).float(),
-        )
-        records.append(_semi_supervised(run, task, config, epoch, number, split))
+        split = _split(run, rows, mixtures[1 - number])  # co-divide: the other network's view
+        if number == 0:
+            _remember(run, rows, mixtures[1], split, epoch)
+        records.append(_semi_supervised(run, split, epoch, number))
     return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
 
 
-def _warm_up(run: _Run, task: TrainTask, config: DivideMixConfig, epoch: int, number: int) -> float:
-    generator = task.runtime.generator("divide_mix", task.purpose, epoch, number)
+def _warm_up(run: _Run, rows: Tensor, epoch: int, number: int) -> float:
+    task, config = run.task, run.config
+    generator = task.generator(NAME, epoch, number)
     network = run.networks[number].train()
-    batches = shuffled_batches(torch.arange(len(task.label)), 2 * config.batch_size, generator)
-    losses = []
-    for step, rows in enumerate(batches):
-        [images] = weak_views(task.pixels, rows, generator, views=1, flip=task.flip, device=task.runtime.device)
-        with task.runtime.autocast():
-            logits = network(images)
-        loss = functional.cross_entropy(logits.float(), task.targets(rows))
-        if config.confidence_penalty:  # minus the entropy, Eq. 6
-            log_probabilities = logits.float().log_softmax(dim=1)
+    batches = shuffled_batches(rows, 2 * config.batch_size, generator)
+    sums = MeanRecord(len(batches))
+    for step, batch in enumerate(batches):
+        [images] = task.weak(batch, generator)
+        logits = task.forward(network, images)
+        loss = (task.weights(batch) * functional.cross_entropy(logits, task.targets(batch), reduction="none")).mean()
+        if run.derived.confidence_penalty:  # minus the entropy, Eq. 6
+            log_probabilities = logits.log_softmax(dim=1)
             loss = loss + (log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
-        run.optimizers[number].step(loss, learning_rate(config, epoch, step / len(batches)))
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+        run.updates[number].step(loss, config.lr_at(epoch, step / len(batches)))
+        sums.add(loss=loss)
+    return sums.means()["loss"]
 
 
-def _clean_probabilities(
-    run: _Run, task: TrainTask, config: DivideMixConfig, epoch: int
-) -> list[Float[np.ndarray, " rows"]]:
-    """w_i of each network, from its losses averaged over the last `loss_window` epochs."""
-    losses = torch.stack([_row_losses(network, task) for network in run.networks])
-    run.losses = [*run.losses, losses][-config.loss_window :]
-    mean = torch.stack(run.losses).mean(dim=0).numpy()
+def _mixtures(run: _Run, rows: Tensor, epoch: int) -> list[Mixture]:
+    """The split of each network's losses, which are averaged over the last `loss_window` epochs.
+
+    Where an epoch sees a sample of the rows, there is no last epoch to average over.
+    """
+    task, config = run.task, run.config
+    losses = torch.stack([_row_losses(task, network, rows) for network in run.networks])
+    window = run.derived.loss_window if len(rows) == len(task.label) else 1
+    run.memory.losses = [*run.memory.losses, losses][-window:]
+    mean = torch.stack(run.memory.losses).mean(dim=0).numpy()
     return [
-        clean_probability(
+        split_losses(
             mean[number],
-            random_state=seed_for(task.runtime.seed, "divide_mix", task.purpose, "mixture", epoch, number) % 2**32,
+            random_state=task.seed(NAME, "mixture", epoch, number),
             max_iter=config.gmm_max_iter,
             tol=config.gmm_tol,
             reg_covar=config.gmm_reg_covar,
@@ -337,120 +298,111 @@ def _clean_probabilities(
     ]
 
 
-@torch.no_grad()
-def _row_losses(network: nn.Module, task: TrainTask) -> Float[Tensor, " rows"]:
-    """Cross-entropy of every row's plain image with its label, on the CPU, scaled to 0..1 over the rows."""
-    network.eval()
-    found = []
-    for rows in torch.arange(len(task.label)).split(EVALUATION_ROWS):  # type: ignore[no-untyped-call]
-        images = as_input(task.pixels[rows.to(task.pixels.device)], task.runtime.device)
-        with task.runtime.autocast():
-            logits = network(images)
-        found.append(functional.cross_entropy(logits.float(), task.targets(rows), reduction="none").cpu())
-    losses = torch.cat(found)
+def _row_losses(task: TrainTask, network: nn.Module, rows: Tensor) -> Float[Tensor, " rows"]:
+    """Losses of the plain images, scaled to 0..1 over the rows."""
+    losses = task.row_losses(network, rows)
     return (losses - losses.min()) / (losses.max() - losses.min()).clamp_min(1e-12)
 
 
-def _semi_supervised(
-    run: _Run, task: TrainTask, config: DivideMixConfig, epoch: int, number: int, split: Split
-) -> dict[str, float]:
+def _split(run: _Run, rows: Tensor, mixture: Mixture) -> Split:
+    known = run.task.known(rows).numpy()
+    w = np.where(known, 1.0, mixture.clean)
+    keeps = divide(w, run.derived.p_threshold, run.config.batch_size) | known
+    clean = torch.zeros(len(run.task.label))
+    clean[rows] = torch.from_numpy(w).float()
+    kept = torch.from_numpy(keeps)
+    return Split(labelled=rows[kept], unlabelled=rows[~kept], clean=clean)
+
+
+def _remember(run: _Run, rows: Tensor, mixture: Mixture, split: Split, epoch: int) -> None:
+    selected = torch.zeros(len(run.task.label), dtype=torch.bool)
+    selected[split.labelled] = True
+    run.task.remember(
+        epoch,
+        run.config.epochs,
+        rows,
+        mixture=mixture.parameters,
+        selected=selected[rows],
+        clean=split.clean[rows],
+        loss=mixture.values,
+    )
+
+
+def _semi_supervised(run: _Run, split: Split, epoch: int, number: int) -> Record:
     """One epoch of MixMatch for one network: as many steps as the labelled rows have batches."""
-    generator = task.runtime.generator("divide_mix", task.purpose, epoch, number)
+    task, config = run.task, run.config
+    generator = task.generator(NAME, epoch, number)
     batches = shuffled_batches(split.labelled, config.batch_size, generator)
     guessed = config.batch_size
     if not config.repeat_unlabelled:
         guessed = min(guessed, math.ceil(len(split.unlabelled) / len(batches)))
-    unlabelled = _unlabelled_batches(split.unlabelled, guessed, generator)
-    assert run.lambda_u is not None
-    sums: dict[str, Tensor] = {}
+    unlabelled = EndlessRows(split.unlabelled, generator)
+    sums = MeanRecord(len(batches))
     for step, rows in enumerate(batches):
-        when = epoch + step / len(batches)
-        weight = run.lambda_u * linear_ramp(when, config.warmup_epochs, config.lambda_u_ramp)
-        terms = _mixmatch(run, task, config, number, split, rows, next(unlabelled), generator)
+        share = step / len(batches)
+        weight = run.derived.lambda_u * linear_ramp(epoch + share, config.warmup_epochs, config.lambda_u_ramp)
+        terms = _mixmatch(run, number, split, rows, unlabelled.take(guessed), generator)
         loss = terms["labelled_loss"] + weight * terms["unlabelled_loss"] + config.lambda_r * terms["prior_penalty"]
-        run.optimizers[number].step(loss, learning_rate(config, epoch, step / len(batches)))
-        for name, value in {"loss": loss, **terms}.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / len(batches)
-    record = {name: float(value) for name, value in sums.items()}
-    return {**record, "labelled_share": len(split.labelled) / len(split.clean)}
-
-
-def _unlabelled_batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """For ever: `size` unlabelled rows, or none where there are none."""
-    endless = endless_rows(rows, generator) if len(rows) else iter(())
-    while True:
-        yield torch.tensor(list(islice(endless, size)), dtype=torch.int64)
+        run.updates[number].step(loss, config.lr_at(epoch, share))
+        sums.add(loss=loss, **terms)
+    rows_seen = len(split.labelled) + len(split.unlabelled)
+    return {**sums.means(), "labelled_share": len(split.labelled) / rows_seen}
 
 
 def _mixmatch(
-    run: _Run,
-    task: TrainTask,
-    config: DivideMixConfig,
-    number: int,
-    split: Split,
-    labelled: Tensor,
-    unlabelled: Tensor,
-    generator: torch.Generator,
+    run: _Run, number: int, split: Split, labelled: Tensor, unlabelled: Tensor, generator: torch.Generator
 ) -> Mapping[str, Tensor]:
     """The three loss terms of one step."""
-    network, other = run.networks[number], run.networks[1 - number]
-    device = task.runtime.device
-    x, u = (
-        weak_views(task.pixels, rows, generator, views=config.views, flip=task.flip, device=device)
-        for rows in (labelled, unlabelled)
-    )
-    network.train(config.guess_with == "batch")
-    other.eval()
-    refined = sharpened_labels(
-        task.targets(labelled), split.clean[labelled].to(device), _predict(network, x, task), config.temperature
-    )
-    guessed = guessed_labels(_predict(network, u, task), _predict(other, u, task), config.temperature)
-    images = torch.cat([*x, *u]).contiguous(memory_format=torch.channels_last)
+    task, config = run.task, run.config
+    network = run.networks[number]
+    x = task.weak(labelled, generator, config.views)
+    u = task.weak(unlabelled, generator, config.views)
+    refined, guessed = _labels(run, number, split, labelled, x, u)
+    images = join_views([*x, *u])
     targets = torch.cat([refined] * config.views + [guessed] * config.views)
     lam = draw_lambda(len(images) if config.mixup_lambda == "row" else 1, config.alpha, generator)
     images, targets = mix(images, targets, lam, generator)
-    network.train()
-    with task.runtime.autocast():
-        logits = network(images)
-    return _terms(logits.float(), targets, len(labelled) * config.views, run.prior, config)
+    logits = task.forward(network.train(), images)
+    weights = task.weights(labelled).repeat(config.views)
+    return _terms(logits, targets, weights, run.prior, config)
+
+
+def _labels(
+    run: _Run, number: int, split: Split, labelled: Tensor, x: list[Tensor], u: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Co-refined labels of the labelled rows, co-guessed ones of the others."""
+    task, temperature = run.task, run.config.temperature
+    network, other = run.networks[number], run.networks[1 - number]
+    network.train(run.config.guess_with == "batch")
+    other.eval()
+    own_x, own_u = _predict_both(task, network, x, u)
+    clean = split.clean[labelled].to(task.runtime.device)
+    refined = sharpened_labels(task.targets(labelled), clean, own_x, temperature)
+    known = task.known(labelled).to(task.runtime.device)
+    refined = torch.where(known[:, None], task.targets(labelled), refined)
+    return refined, guessed_labels(own_u, task.predict(other, u), temperature)
+
+
+def _predict_both(
+    task: TrainTask, network: nn.Module, x: list[Tensor], u: list[Tensor]
+) -> tuple[Float[Tensor, "views labelled classes"], Float[Tensor, "views unlabelled classes"]]:
+    """The network's probabilities of both kinds of rows: one pass where rows do not meet in batch statistics."""
+    if network.training or not len(u[0]):
+        return task.predict(network, x), task.predict(network, u)
+    both = task.predict(network, [torch.cat(pair) for pair in zip(x, u, strict=True)])
+    return both[:, : len(x[0])], both[:, len(x[0]) :]
 
 
 def _terms(
-    logits: Tensor, targets: Tensor, labelled: int, prior: Tensor, config: DivideMixConfig
+    logits: Tensor, targets: Tensor, weights: Tensor, prior: Tensor, config: DivideMixConfig
 ) -> Mapping[str, Tensor]:
-    probabilities = logits.softmax(dim=1)
-    nothing = torch.zeros((), device=logits.device)
-    unlabelled = labelled < len(logits)
+    probabilities, labelled = logits.softmax(dim=1), len(weights)
+    losses = functional.cross_entropy(logits[:labelled], targets[:labelled], reduction="none")
+    unlabelled = torch.zeros((), device=logits.device)
+    if labelled < len(logits):
+        unlabelled = unlabelled_error(probabilities[labelled:], targets[labelled:], config.unlabelled_loss)
     return {
-        "labelled_loss": functional.cross_entropy(logits[:labelled], targets[:labelled]),
-        "unlabelled_loss": unlabelled_error(probabilities[labelled:], targets[labelled:], config.unlabelled_loss)
-        if unlabelled
-        else nothing,
+        "labelled_loss": (weights * losses).mean(),
+        "unlabelled_loss": unlabelled,
         "prior_penalty": prior_penalty(probabilities, prior),
     }
-
-
-@torch.no_grad()
-def _predict(network: nn.Module, views: list[Tensor], task: TrainTask) -> Float[Tensor, "views batch classes"]:
-    """Probabilities of each view; one forward pass a view, as batch statistics must not mix them."""
-    if not len(views[0]):
-        return torch.zeros(len(views), 0, task.classes, device=task.runtime.device)
-    with task.runtime.autocast():
-        logits = torch.stack([network(view) for view in views])
-    return logits.float().softmax(dim=2)
-
-
-def _check_finite(record: Mapping[str, float], config: DivideMixConfig, epoch: int) -> None:
-    if not np.isfinite(record["loss"]):
-        raise ConfigError(
-            f"train.divide_mix.lr = {config.lr}: the loss became {record['loss']} in epoch {epoch + 1}; lower lr"
-        )
-
-
-def learning_rate(config: DivideMixConfig, epoch: int, share: float) -> float:
-    """The rate at `share` (0..1) of an epoch; `step` changes it at epochs only."""
-    if config.schedule == "step":
-        milestones = (config.epochs // 2,) if config.milestones is None else config.milestones
-        return step_lr(epoch, config.lr, milestones)
-    scale = 10_000  # cosine_lr counts whole steps; the epochs of the two phases have different numbers of them
-    return cosine_lr(round((epoch + share) * scale), config.epochs * scale, config.lr)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
 
-from lnl_core.blocks.gmm_split import clean_probability, normalise_losses
+from lnl_core.blocks.gmm_split import normalise_losses, split_losses
 
 
 def two_heaps(seed=0):
@@ -25,7 +25,7 @@ def test_is_scikit_learns_mixture(seed):
     losses = two_heaps(seed)
     mixture, values = fitted(losses)
     expected = mixture.predict_proba(values)[:, mixture.means_.argmin()]
-    assert np.allclose(clean_probability(losses, random_state=3, monotone=False), expected, atol=1e-12)
+    assert np.allclose(split_losses(losses, random_state=3, monotone=False).clean, expected, atol=1e-12)
 
 
 def test_is_bayes_rule():
@@ -39,15 +39,15 @@ def test_is_bayes_rule():
             distance = values[row, 0] - mixture.means_[part, 0]
             joint[part] = mixture.weights_[part] * math.exp(-(distance**2) / (2 * variance)) / math.sqrt(variance)
         expected = joint[clean] / (joint[clean] + joint[noisy])
-        found = clean_probability(losses, random_state=3, monotone=False)[row]
+        found = split_losses(losses, random_state=3, monotone=False).clean[row]
         assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_monotone_never_calls_the_smallest_losses_noisy():
     draw = np.random.default_rng(0)
     losses = np.sort(np.concatenate([draw.normal(2.0, 0.05, 600), draw.normal(4.0, 1.0, 400)]))
-    plain = clean_probability(losses, random_state=0, monotone=False)
-    fixed = clean_probability(losses, random_state=0)
+    plain = split_losses(losses, random_state=0, monotone=False).clean
+    fixed = split_losses(losses, random_state=0).clean
     assert plain[0] < 1e-3  # the trap: the smallest loss of all counts as noisy
     assert fixed[0] == fixed.max() > 0.9
     assert (np.diff(fixed) < 1e-12).all()
@@ -58,17 +58,17 @@ def test_monotone_never_calls_the_smallest_losses_noisy():
 def test_scale_and_shift_of_the_losses_do_not_matter():
     losses = two_heaps()
     assert np.allclose(
-        clean_probability(losses, random_state=0), clean_probability(7 * losses + 5, random_state=0), atol=1e-9
+        split_losses(losses, random_state=0).clean, split_losses(7 * losses + 5, random_state=0).clean, atol=1e-9
     )
 
 
 @pytest.mark.parametrize("losses", [[], [0.3], [0.3, 0.3, 0.3]])
 def test_losses_that_tell_nothing_call_nothing_noisy(losses):
-    assert clean_probability(np.array(losses), random_state=0).tolist() == [1.0] * len(losses)
+    assert split_losses(np.array(losses), random_state=0).clean.tolist() == [1.0] * len(losses)
 
 
 def test_two_rows():
-    assert np.isfinite(clean_probability(np.array([0.1, 2.0]), random_state=0)).all()
+    assert np.isfinite(split_losses(np.array([0.1, 2.0]), random_state=0).clean).all()
 
 
 def test_normalised_losses():

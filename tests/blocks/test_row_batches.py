@@ -1,11 +1,9 @@
 """Batches of rows: each row once, no lone tail."""
 
-from itertools import islice
-
 import pytest
 import torch
 
-from lnl_core.blocks.row_batches import endless_rows, shuffled_batches
+from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
 
 
 @pytest.mark.parametrize("count", [2, 3, 31, 32, 33, 64, 65, 100])
@@ -32,8 +30,12 @@ def test_order_is_the_generators():
 
 
 def test_endless_rows_passes_through_all_before_it_repeats():
-    rows = torch.tensor([3, 5, 8])
-    drawn = list(islice(endless_rows(rows, torch.Generator().manual_seed(0)), 30))
+    endless = EndlessRows(torch.tensor([3, 5, 8]), torch.Generator().manual_seed(0))
+    drawn = torch.cat([endless.take(count) for count in (2, 7, 1, 20)]).tolist()
     for start in range(0, 30, 3):
         assert sorted(drawn[start : start + 3]) == [3, 5, 8]
     assert len({tuple(drawn[start : start + 3]) for start in range(0, 30, 3)}) > 1
+
+
+def test_endless_rows_of_none_are_none():
+    assert EndlessRows(torch.empty(0, dtype=torch.int64), torch.Generator()).take(4).tolist() == []

@@ -14,19 +14,42 @@ from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import Ensemble, build_classifier
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.runtime import Runtime
-from lnl_core.train import TRAINERS
+from lnl_core.train import TRAINERS, epochs
+from lnl_core.train.noise_told import NoiseTold
+from lnl_core.train.sampling import Sampling
 from lnl_core.train.task import HeldOut, TrainTask
 
 # Settings under which a method is through in a second or two; a method that is not named here gets its defaults.
 QUICK = {
     "cross_entropy": {"epochs": 3, "batch_size": 32, "lr": 0.1, "mixup_alpha": 1.0, "label_smoothing": 0.1},
-    "divide_mix": {"epochs": 4, "warmup_epochs": 2, "batch_size": 32, "lr": 0.1, "loss_window": 2},
+    "divide_mix": {"epochs": 4, "warmup_epochs": 2, "batch_size": 32, "lr": 0.1, "loss_window": 2, "lambda_u": 5},
 }
 methods = pytest.mark.parametrize("method", TRAINERS.names())
 
 
-def make_task(tmp_path, *, classes=10, absent=None, channels=1, soft=False, held_out=True, rows=300, seed=0):
-    """Digits with 20 % of their labels wrong; class `absent` has no row."""
+def told(rate, classes):
+    """Symmetric noise of this rate over classes of even shares."""
+    transition = np.full((classes, classes), rate / (classes - 1))
+    np.fill_diagonal(transition, 1 - rate)
+    return NoiseTold(rate=rate, source="set", prior=np.full(classes, 1 / classes), transition=transition)
+
+
+def make_task(
+    tmp_path,
+    *,
+    classes=10,
+    absent=None,
+    channels=1,
+    soft=False,
+    held_out=True,
+    rows=300,
+    seed=0,
+    noise=0.2,
+    verified=0,
+    weighted=False,
+    sampling=None,
+):
+    """Digits with 20 % of their labels wrong; class `absent` has no row; the first `verified` labels are right."""
     digits = load_digits()
     keep = np.flatnonzero((digits.target < classes) & (digits.target != absent))[: rows + 60]
     pixels = torch.from_numpy(np.round(digits.images[keep] * (255 / 16)).astype(np.uint8))
@@ -34,10 +57,11 @@ def make_task(tmp_path, *, classes=10, absent=None, channels=1, soft=False, held
     true = torch.from_numpy(digits.target[keep].astype(np.int64))
     draw = np.random.default_rng(0)
     label = true.clone()
-    for row in np.flatnonzero(draw.random(len(label)) < 0.2):
+    for row in np.flatnonzero(draw.random(len(label)) < noise):
         others = [name for name in range(classes) if name not in (absent, int(true[row]))]
         label[row] = int(draw.choice(others))
     held = 60 if held_out else 0
+    label[60 : 60 + verified] = true[60 : 60 + verified]
     one_hot = torch.nn.functional.one_hot(label, classes).float()
     return TrainTask(
         ids=string_ids([f"d{row:04d}" for row in range(len(keep) - 60)]),
@@ -54,6 +78,11 @@ def make_task(tmp_path, *, classes=10, absent=None, channels=1, soft=False, held
         checkpoint=tmp_path / "state.pt",
         fingerprint="these settings and data",
         purpose="model",
+        noise=told(noise, classes),
+        weight=torch.linspace(0.5, 1.5, len(keep) - 60) if weighted else None,
+        verified=torch.arange(len(keep) - 60) < verified if verified else None,
+        sampling=sampling or Sampling(),
+        trace=tmp_path / "trace",
     )
 
 
@@ -105,10 +134,9 @@ class Broken(RuntimeError):
     """The interruption of a test."""
 
 
-def break_at(monkeypatch, method, call):
+def break_at(monkeypatch, call):
     """The `call`-th held-out score of an epoch, after training and before its checkpoint, raises."""
-    module = __import__(TRAINERS.get(method).make.__module__, fromlist=["score_held_out"])
-    original, calls = module.score_held_out, []
+    original, calls = epochs.score_held_out, []
 
     def score(*arguments):
         calls.append(1)
@@ -116,7 +144,7 @@ def break_at(monkeypatch, method, call):
             raise Broken
         return original(*arguments)
 
-    monkeypatch.setattr(module, "score_held_out", score)
+    monkeypatch.setattr(epochs, "score_held_out", score)
     return calls
 
 
@@ -126,12 +154,12 @@ def test_resume_equals_uninterrupted(method, call, tmp_path, monkeypatch):
     whole = train(method, make_task(tmp_path / "whole"))
     task = make_task(tmp_path / "broken")
     with monkeypatch.context() as patch:
-        break_at(patch, method, call)
+        break_at(patch, call)
         with pytest.raises(Broken):
             train(method, task)
     assert task.checkpoint.exists()
     with monkeypatch.context() as patch:
-        calls = break_at(patch, method, 10**6)
+        calls = break_at(patch, 10**6)
         assert_same(whole, train(method, task))
     assert len(calls) == len(whole.curve) - (call - 1)  # the finished epochs were not done again
 
@@ -178,6 +206,11 @@ def test_the_task_is_not_changed(method, tmp_path):
         {"held_out": False},
         {"rows": 33},  # one row more than a batch
         {"rows": 2},
+        {"noise": 0.0},
+        {"noise": 0.9},
+        {"verified": 40},
+        {"weighted": True},
+        {"sampling": Sampling(rows=100, balanced=True), "verified": 5},
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from lnl_core.blocks.forward_batch_norm import running_statistics_kept
-from lnl_core.blocks.momentum_sgd import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.config import ConfigError, ModelSettings
 from lnl_core.models.encoder import build_encoder
 from lnl_core.purify.emlc_images import EMLCImageSettings, purify_images

@@ -10,10 +10,8 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.train.divide_mix import (
     MODES,
     DivideMixConfig,
-    automatic_lambda_u,
     divide,
     guessed_labels,
-    learning_rate,
     prior_penalty,
     sharpened_labels,
     unlabelled_error,
@@ -80,30 +78,6 @@ def test_unlabelled_error_slow_twin():
     assert float(unlabelled_error(predicted, targets, "mean")) == pytest.approx(total / 15, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("classes", "nominal", "expected"),
-    [
-        (10, 0.2, 0),
-        (10, 0.5, 25),
-        (10, 0.8, 25),
-        (10, 0.9, 50),
-        (100, 0.2, 25),
-        (100, 0.5, 150),
-        (100, 0.8, 150),
-        (100, 0.9, 150),
-    ],
-)
-def test_automatic_lambda_u_is_the_papers_table(classes, nominal, expected):
-    wrong = nominal * (1 - 1 / classes)  # the tables' rates are inclusive: the draw may hit the true class
-    assert automatic_lambda_u(wrong, classes) == expected
-
-
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-@pytest.mark.parametrize("classes", [2, 1000])
-def test_automatic_lambda_u_has_an_answer_for_every_share(noise, classes):
-    assert automatic_lambda_u(noise, classes) >= 0
-
-
 def test_divide_by_threshold_and_guard():
     clean = np.array([0.9, 0.5, 0.4, 0.1, 0.7])
     assert divide(clean, 0.5, least=2).tolist() == [True, True, False, False, True]
@@ -136,10 +110,10 @@ def test_bad_settings(bad):
 
 def test_learning_rate_schedules():
     step = parse(DivideMixConfig, {}, "divide_mix")
-    assert [learning_rate(step, epoch, 0.5) for epoch in (0, 149, 150, 299)] == pytest.approx(
+    assert [step.lr_at(epoch, 0.5) for epoch in (0, 149, 150, 299)] == pytest.approx(
         [0.02, 0.02, 0.002, 0.002]
     )
     cosine = parse(DivideMixConfig, {"schedule": "cosine", "epochs": 4, "lr": 1.0}, "divide_mix")
     for epoch, share in ((0, 0.0), (1, 0.25), (3, 0.9)):
         expected = (1 + math.cos(math.pi * (epoch + share) / 4)) / 2
-        assert learning_rate(cosine, epoch, share) == pytest.approx(expected, abs=1e-4)
+        assert cosine.lr_at(epoch, share) == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,34 @@
+"""Named tensors, numbers and lists of a training run that an interruption must not lose."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What can be saved and continued: networks, optimisers, `Memory`."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+class Memory(SimpleNamespace):
+    """`Memory(prior=..., epoch_losses=[])`: attributes that are saved and loaded as they are.
+
+    A loaded tensor goes to the device of the one that it replaces.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All attributes."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on from a saved state."""
+        for name, value in state.items():
+            held = getattr(self, name, None)
+            moves = isinstance(held, Tensor) and isinstance(value, Tensor)
+            setattr(self, name, value.to(held.device) if moves and held is not None else value)

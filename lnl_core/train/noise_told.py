@@ -1,0 +1,122 @@
+"""What a training method is told about the noise: an estimate, never the truth; and what it concludes from it.
+
+Published settings are tables over true noise rates. Here each is a rule over the estimated share of wrong labels,
+which meets the published values at the published rates (inclusive symmetric noise: "50 %" of CIFAR-10 is 45 % wrong)
+and has a value in between. A setting given by the user is never replaced.
+
+| rule | of | published | here |
+|---|---|---|---|
+| `lambda_u` | DivideMix Table 6 | C10 0, 25, 25, 50 at 20, 50, 80, 90 %, asym 0; C100 25, else 150 | cut half-way |
+| `p_threshold` | DivideMix Sec. 4.2 | .5, .6 at 90 % | .6 from 76.5 % wrong |
+| `loss_window` | DivideMix Sec. 3.1 | 1, mean of the last 5 epochs at 90 % | 5 from 76.5 % wrong |
+| `confidence_penalty` | DivideMix Sec. 3.1 | asymmetric noise | asymmetric noise |
+| `forget_rate` | Co-teaching, CDR: tau | the noise rate | the noise rate |
+| `clean_ratio` | ProMix: rho | .7 at 20 %, .5 | 0.9 (1 - rate), in 0.1..0.7 |
+| `elr_constants` | ELR+: beta, lambda | C10 sym .7, 3; asym .9, 1; C100 .9, 7 | many classes as C100, else by type |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+FEW_CLASSES = ((0.315, 0.0), (0.765, 25.0), (1.0, 50.0))  # CIFAR-10: (wrong share up to which, lambda_u)
+MANY_CLASSES = ((0.35, 25.0), (1.0, 150.0))  # CIFAR-100: 25 at 20 %, else 150
+MANY = 50  # classes from which CIFAR-100's constants hold
+EXTREME = 0.765  # wrong share half-way between CIFAR-10's 80 % (72 % wrong) and 90 % (81 %)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseTold:
+    """The noise of the labels that are learned from."""
+
+    rate: float  # share of wrong labels
+    source: str  # trusted | purifier | neighbours | residual | set | assumed
+    prior: Array  # [K] share of each true class
+    transition: Array  # [K, K] T[true, label], rows sum to 1
+
+    @property
+    def classes(self) -> int:
+        return len(self.prior)
+
+    @property
+    def kind(self) -> Literal["symmetric", "asymmetric"]:
+        """Asymmetric where a class's wrong labels mostly go to one other class: on average more than half of them.
+
+        With fewer than four classes there is nothing to tell the two apart, and the noise counts as symmetric.
+        """
+        off = self.transition * (1 - np.eye(self.classes))
+        wrong = self.prior * off.sum(axis=1)
+        if self.classes < 4 or wrong.sum() <= 0:
+            return "symmetric"
+        commonest = float((self.prior * off.max(axis=1)).sum() / wrong.sum())
+        return "asymmetric" if commonest > max(0.5, 2 / (self.classes - 1)) else "symmetric"
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Plain JSON for metrics.json."""
+        return {
+            "rate": round(self.rate, 5),
+            "source": self.source,
+            "type": self.kind,
+            "prior": [round(float(share), 5) for share in self.prior],
+            "transition": [[round(float(share), 5) for share in row] for row in self.transition],
+        }
+
+
+def told_by_posterior(posterior: npt.NDArray[np.float32], label: npt.NDArray[np.integer], source: str) -> NoiseTold:
+    """From calibrated posteriors p(true class) [n, K] of rows with these labels [n].
+
+    rate = mean(1 - p[label]); prior = mean p; T[y, j] proportional to the sum of p[y] over the rows labelled j.
+    """
+    rows, classes = posterior.shape
+    joint = np.zeros((classes, classes))
+    np.add.at(joint.T, label, posterior)
+    mass = joint.sum(axis=1, keepdims=True)
+    transition = np.where(mass > 0, joint / np.where(mass > 0, mass, 1.0), np.eye(classes))
+    return NoiseTold(
+        rate=float(1 - np.trace(joint) / rows), source=source, prior=joint.sum(axis=1) / rows, transition=transition
+    )
+
+
+def lambda_u(noise: NoiseTold) -> float:
+    """Weight of DivideMix's unlabelled loss at the nearest noise share of its tables."""
+    if noise.kind == "asymmetric" and noise.classes < MANY:
+        return 0.0
+    table = MANY_CLASSES if noise.classes >= MANY else FEW_CLASSES
+    return next(value for bound, value in table if noise.rate <= bound)
+
+
+def p_threshold(noise: NoiseTold) -> float:
+    """Probability from which DivideMix takes a label for right."""
+    return 0.6 if noise.rate > EXTREME else 0.5
+
+
+def loss_window(noise: NoiseTold) -> int:
+    """Over how many epochs DivideMix averages a row's loss."""
+    return 5 if noise.rate > EXTREME else 1
+
+
+def confidence_penalty(noise: NoiseTold) -> bool:
+    """Whether the warm-up fights over-confidence."""
+    return noise.kind == "asymmetric"
+
+
+def forget_rate(noise: NoiseTold) -> float:
+    """tau of Co-teaching and CDR; below 1, so that something is left to learn from."""
+    return min(noise.rate, 0.95)
+
+
+def clean_ratio(noise: NoiseTold) -> float:
+    """rho of ProMix's class-wise selection: a little less than the share of right labels."""
+    return min(max(0.9 * (1 - noise.rate), 0.1), 0.7)
+
+
+def elr_constants(noise: NoiseTold) -> tuple[float, float]:
+    """(beta, lambda) of ELR+."""
+    if noise.classes >= MANY:
+        return 0.9, 7.0
+    return (0.9, 1.0) if noise.kind == "asymmetric" else (0.7, 3.0)
