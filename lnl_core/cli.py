@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from lnl_core.config import ConfigError, Params, load_params, load_preset, preset_names
+from lnl_core.config import ConfigError, Params, load_overlays, load_params, load_preset, preset_names, preset_text
 from lnl_core.label_commands import app as labels_app
 from lnl_core.label_commands import commit
 
@@ -61,7 +61,7 @@ def demo(
 
 @app.command()
 def run(
-    preset: Annotated[str, typer.Option(help="A preset by name; `lnl presets` lists them.")] = "",
+    preset: Annotated[str, typer.Option(help="A preset, overlays after a +; `lnl presets` lists both.")] = "",
     params: Annotated[Path | None, typer.Option(help="A params file of your own instead of a preset.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
     override: Overrides = None,
@@ -232,21 +232,21 @@ def datasets() -> None:
 
 @app.command()
 def presets(
-    name: Annotated[str, typer.Argument(help="Print this preset's params file.")] = "",
+    name: Annotated[str, typer.Argument(help="Print this preset's params file, overlays merged in.")] = "",
 ) -> None:
-    """List the presets, or print one as a start for your own params file.
+    """List presets and the overlays that `+` merges into them, or print one as a start for your own params file.
 
-    [dim]lnl presets digits > params.yaml[/dim]
+    [dim]lnl presets digits > params.yaml[/dim]   [dim]lnl presets cifar10+sym80+divide_mix[/dim]
     """
-    from importlib import resources
-
-    folder = resources.files("lnl_core").joinpath("presets")
     if name:
-        load_preset(name)  # an unknown name gets its nearest
-        typer.echo(folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), nl=False)
+        typer.echo(preset_text(name), nl=False)
         return
-    first_lines = [(preset, folder.joinpath(f"{preset}.yaml").read_text(encoding="utf-8")) for preset in preset_names()]
-    _print_rows("Presets (lnl run --preset)", [(key, text.splitlines()[0].lstrip("# ")) for key, text in first_lines])
+    about = [(preset, preset_text(preset).splitlines()[0].lstrip("# ")) for preset in preset_names()]
+    _print_rows("Presets (lnl run --preset)", about)
+    for kind, title in {"noise": "noise", "methods": "method", "starts": "start and labels"}.items():
+        overlays = [overlay for overlay in load_overlays().values() if overlay.kind == kind]
+        typer.echo()
+        _print_rows(f"Overlays: {title} (lnl run --preset PRESET+OVERLAY)", [(one.name, one.about) for one in overlays])
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 S = TypeVar("S", bound="Settings")
 Params = dict[str, Any]
+OVERLAY_FILES = ("noise", "methods", "starts")  # in lnl_core/presets; every other file there is a whole preset
 
 
 class ConfigError(ValueError):
@@ -72,19 +74,105 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     return apply_overrides(_parse_yaml(text, str(path)), overrides)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """Settings that are merged into a preset: `settings` maps `any`, `cifar10` or `cifar10+sym90` to what is merged."""
+
+    name: str
+    kind: str  # the file that has it: noise, methods or starts
+    about: str
+    extends: str  # another overlay, merged before this one; empty: none
+    settings: Mapping[str, Params]
+
+    @property
+    def presets(self) -> list[str]:
+        """The presets that it has settings for; `any` among them: for all."""
+        return list(dict.fromkeys(key.split("+")[0] for key in self.settings))
+
+
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Params:
-    """A whole params file that ships in `lnl_core/presets`."""
-    known = preset_names()
-    if name not in known:
-        raise ConfigError(f"unknown preset {name!r}{nearest(name, known)}")
-    text = resources.files("lnl_core").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    return apply_overrides(_parse_yaml(text, f"preset {name}"), overrides)
+    """A params file that ships in `lnl_core/presets`, with overlays merged into it in order: `cifar10+sym80+ssr`.
+
+    Raises:
+        ConfigError: an unknown part, two noises or two methods, or an overlay that says nothing about this preset.
+    """
+    base, *parts = name.split("+")
+    if base not in preset_names():
+        raise ConfigError(f"unknown preset {base!r}{nearest(base, preset_names())}")
+    params = _parse_yaml(_preset_text(base), f"preset {base}")
+    for overlay in _chosen_overlays(name, parts):
+        params = _with_overlay(params, overlay, name)
+    if parts:
+        params = _merged(params, {"report": {"title": name}})
+    return apply_overrides(params, overrides)
+
+
+def preset_text(name: str) -> str:
+    """The preset as a params file: a whole one as it is written, with overlays the merged settings."""
+    params = load_preset(name)  # an unknown part gets its nearest
+    if "+" not in name:
+        return _preset_text(name)
+    return f"# {name}\n{yaml.safe_dump(params, sort_keys=False, default_flow_style=None, width=110)}"
 
 
 def preset_names() -> list[str]:
-    """Names of the presets, sorted."""
+    """Names of the whole presets, sorted."""
     files = resources.files("lnl_core").joinpath("presets").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+    names = {file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")}
+    return sorted(names - set(OVERLAY_FILES))
+
+
+def load_overlays() -> dict[str, Overlay]:
+    """All overlays by name, in the order of their files."""
+    found: dict[str, Overlay] = {}
+    for kind in OVERLAY_FILES:
+        for name, parts in _parse_yaml(_preset_text(kind), f"overlays {kind}").items():
+            assert name not in found, f"overlay {name!r} stands twice"
+            settings = {key: value for key, value in parts.items() if key not in ("about", "extends")}
+            extends = parts.get("extends", "")
+            found[name] = Overlay(name=name, kind=kind, about=parts["about"], extends=extends, settings=settings)
+    return found
+
+
+def _preset_text(name: str) -> str:
+    return resources.files("lnl_core").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _chosen_overlays(preset: str, parts: Sequence[str]) -> list[Overlay]:
+    """The overlays that `preset` names, each after the one that it extends."""
+    known = load_overlays() if parts else {}
+    for number, part in enumerate(parts):
+        if part not in known:
+            raise ConfigError(f"preset {preset!r}: unknown overlay {part!r}{nearest(part, list(known))}")
+        kind = known[part].kind
+        same = [other for other in parts[:number] if known[other].kind == kind != "starts"]
+        if same:
+            raise ConfigError(f"preset {preset!r}: {same[0]!r} and {part!r} are both {kind}; name one")
+    return [known[name] for part in parts for name in (known[part].extends, part) if name]
+
+
+def _with_overlay(params: Params, overlay: Overlay, preset: str) -> Params:
+    """`params` with what the overlay says of this preset: every key all of whose names occur in it, in order."""
+    base, *parts = preset.split("+")
+    here = {"any", base, *parts}
+    fitting = [settings for key, settings in overlay.settings.items() if here.issuperset(key.split("+"))]
+    if not fitting and not overlay.extends:
+        raise ConfigError(
+            f"preset {preset!r}: overlay {overlay.name!r} says nothing about {base}; it is for "
+            f"{', '.join(overlay.presets)}"
+        )
+    for settings in fitting:
+        params = _merged(params, settings)
+    return params
+
+
+def _merged(params: Params, changes: Params) -> Params:
+    """A copy of `params` with `changes` in it; mappings are merged, everything else is replaced."""
+    result = dict(params)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else copy.deepcopy(value)
+    return result
 
 
 def apply_overrides(params: Params, overrides: Sequence[str]) -> Params:

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from lnl_core.config import load_preset
 
 COMMANDS = ("demo", "run", "stage", "purify", "predict", "report", "methods", "datasets", "presets")
 
@@ -61,3 +64,15 @@ def test_mistakes_get_one_message_and_an_exit_code(
     assert found.returncode == code, found.stderr
     assert message in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
+
+
+def test_presets_with_overlays() -> None:
+    listed = lnl("presets").stdout
+    for name in ("digits", "clothing1m", "sym80", "divide_mix", "from_simclr"):
+        assert f"\n{name} " in listed
+    assert "\nnoise " not in listed
+    merged = lnl("presets", "cifar10+sym80+divide_mix").stdout
+    assert yaml.safe_load(merged) == load_preset("cifar10+sym80+divide_mix")
+    wrong = lnl("presets", "cifar10+sym81")
+    assert wrong.returncode == 2
+    assert "did you mean 'sym80'" in wrong.stderr
