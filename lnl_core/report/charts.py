@@ -164,18 +164,22 @@ class Bar:
     height: float
     opacity: float
     title: str
+    style: str = ""  # CSS class
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520.0, 268.0, 50.0, 498.0, 26.0, 226.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineChart:
-    """Lines over two axes, in a drawing of width x height."""
+    """Lines and bars over two axes, in a drawing of width x height."""
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
+    bottom: float = BOTTOM
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     x_title: str
@@ -183,9 +187,15 @@ class LineChart:
     series: tuple[Series, ...]
     bars: tuple[Bar, ...] = ()
     diagonal: str = ""
+    describe: str = ""  # in place of "y against x"
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """(name, CSS class) of what needs telling apart."""
+        named = [(series.name, series.style) for series in self.series if series.name]
+        return named if len(named) > 1 else []
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520.0, 268.0, 50.0, 498.0, 26.0, 226.0
 Points = Sequence[tuple[float, float]]
 Line = tuple[str, Points]  # CSS class, points
 
@@ -210,12 +220,6 @@ def line_chart(
     x_axis = Axis(low=min(xs), high=max(xs) if max(xs) > min(xs) else min(xs) + 1, start=LEFT, end=RIGHT)
     y_axis = Axis(low=low, high=high, start=BOTTOM, end=TOP)
     return LineChart(
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=RIGHT,
-        top=TOP,
-        bottom=BOTTOM,
         x_ticks=tuple(x_axis.ticks(x_percents, whole=whole_x)),
         y_ticks=tuple(y_axis.ticks(percents)),
         x_title=x_title,
@@ -254,12 +258,6 @@ def reliability_chart(bins: Sequence[tuple[float, float, int, float | None, floa
         bars.append(Bar(x=x, y=y, width=width, height=round(BOTTOM - y, 1), opacity=opacity, title=title))
         dots.append((x_axis.place(confidence), y, title))
     return LineChart(
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=RIGHT,
-        top=TOP,
-        bottom=BOTTOM,
         x_ticks=tuple(x_axis.ticks(True)),
         y_ticks=tuple(y_axis.ticks(True)),
         x_title="confidence",

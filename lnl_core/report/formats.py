@@ -37,6 +37,11 @@ def duration(seconds: float | int | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def sentence(words: str) -> str:
+    """With a capital first letter (the others stay as they are) and a full stop."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def plain(value: Any) -> str:
     """Any setting or metric as a short text."""
     if value is None:

@@ -6,84 +6,36 @@ template's autoescaping is the only way into the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lnl_core.contracts import Labels, QuarantineRow
 from lnl_core.report import formats
 from lnl_core.report.advice import Advice, advise
 from lnl_core.report.charts import (
     CELL_BAD,
     CELL_MOVED,
     Heatmap,
-    Line,
     LineChart,
     heatmap,
     line_chart,
     reliability_chart,
 )
+from lnl_core.report.curves import points
 from lnl_core.report.matrices import Confusion, confusion, transition
+from lnl_core.report.purifier_section import purifier, purify_curve
 from lnl_core.report.run_files import Record, dig, number
-from lnl_core.report.summary import arms_of, reason
+from lnl_core.report.sources import Sources
+from lnl_core.report.summary_section import cards, fates, lead, routes
 from lnl_core.report.thumbnails import Thumbnail
+from lnl_core.report.training_section import training
 
 CLASS_ROWS = 30  # classes listed; above, the weakest
 QUARANTINE_ROWS = 200
-CANDIDATE_ROWS = 60
 CONFUSIONS = 12
-TABLES = ("candidates",)  # first; the others by name
 CARD_SHARES = ("rate_asked", "rate_realised", "rate_realised_overall")
 CARD_KEYS = ("type", "protocol", "counting", *CARD_SHARES, "rows", "truth", "seed", "sha256")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """All that the page is made of; empty or None where a stage has not run."""
-
-    title: str
-    made: str  # when, as text
-    labels: Labels | None
-    metrics: Mapping[str, Mapping[str, Any]]
-    plots: Mapping[str, list[Record]]  # by file name without .csv
-    train_curves: Sequence[Record]
-    pretrain_curve: Sequence[Record]
-    quarantine: Sequence[QuarantineRow]
-    thumbnails: Mapping[str, Thumbnail]
-    purifier: Mapping[str, Any]  # `about` of purified.parquet
-    versions: Sequence[tuple[str, str]]
-    settings: Mapping[str, Mapping[str, Any]]  # section -> setting -> value
-
-    @property
-    def scores(self) -> Mapping[str, Any]:
-        return self.metrics.get("evaluate", {})
-
-    @property
-    def arms(self) -> dict[str, str]:
-        """Arm of training -> how the page calls it."""
-        found = arms_of(self.metrics)
-        return {found["with"]: "with purification", found["without"]: "without"}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.labels.class_names if self.labels else ()
-
-    def plot(self, name: str) -> list[Record]:
-        return self.plots.get(name, [])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A headline number."""
-
-    title: str
-    value: str
-    note: str
-    before: str = ""
-    tone: str = ""  # good | bad | empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +87,10 @@ def _content(sources: Sources) -> dict[str, Any]:
     return {
         "title": sources.title,
         "made": sources.made,
-        "lead": _lead(sources),
-        "cards": _cards(sources),
-        "routes": _routes(sources.metrics.get("purify", {})),
-        "fates": _fates(dig(sources.scores, "labels") or {}),
+        "lead": lead(sources),
+        "cards": cards(sources),
+        "routes": routes(sources.metrics.get("purify", {})),
+        "fates": fates(dig(sources.scores, "labels") or {}),
         "advice": _advice(sources),
         "truth": bool(dig(sources.scores, "labels", "rows_with_truth")),
         "scores": sources.scores,
@@ -151,147 +103,17 @@ def _content(sources: Sources) -> dict[str, Any]:
         "protocol": _protocol(sources),
         "noise_lines": _noise_lines(sources),
         "transitions": _transitions(sources),
-        "purifier": _purifier(sources),
+        "purifier": purifier(sources),
         "charts": _charts(sources),
+        "training": training(sources),
         "arms": sources.arms,
         "best_is": dig(sources.metrics, "train", "best_is") or "best on held-out rows",
-        "test_table": _test_table(sources),
         "galleries": _galleries(sources),
         "quarantine": sources.quarantine[:QUARANTINE_ROWS],
         "quarantined": len(sources.quarantine),
         "timings": _timings(sources),
         "versions": sources.versions,
         "settings": sources.settings,
-    }
-
-
-def _lead(sources: Sources) -> str:
-    labels, noise = dig(sources.scores, "labels"), dig(sources.scores, "noise")
-    if not labels:
-        return "The run has not been evaluated yet; what is there is shown below."
-    rows = formats.count(labels["rows"])
-    if labels.get("accuracy_before") is not None:
-        wrong, after = formats.percent(1 - labels["accuracy_before"]), formats.percent(labels["accuracy_after"])
-        return f"{wrong} of {rows} observed labels were wrong. After purification {after} are right."
-    doubted = formats.percent(noise["rate_by_suspicion"])
-    changed = formats.count(labels["changed"])
-    return (
-        f"Purification changed {changed} of {rows} labels and holds {doubted} of the observed ones to be wrong. "
-        "True labels are not known, so nobody has measured how many are right."
-    )
-
-
-def _cards(sources: Sources) -> list[Card]:
-    return [
-        _label_card(sources.scores),
-        _test_card(sources),
-        _changed_card(sources.scores),
-        _noise_card(sources.scores),
-        _quarantine_card(sources),
-    ]
-
-
-def _label_card(scores: Mapping[str, Any]) -> Card:
-    before, after = dig(scores, "labels", "accuracy_before"), dig(scores, "labels", "accuracy_after")
-    if after is None:
-        return Card(title="Labels right", value=formats.NONE, note=reason(scores, "truth"))
-    note = f"{formats.count(dig(scores, 'labels', 'rows_with_truth'))} rows with known truth, trusted rows not counted"
-    tone = "good" if after > before else "bad"
-    return Card(
-        title="Labels right", before=formats.percent(before), value=formats.percent(after), note=note, tone=tone
-    )
-
-
-def _test_card(sources: Sources) -> Card:
-    scores, arms = sources.scores, arms_of(sources.metrics)
-    with_, without = dig(scores, "test", f"{arms['with']}_best"), dig(scores, "test", f"{arms['without']}_best")
-    shown = with_ or without
-    if shown is None:
-        return Card(title="Test accuracy", value=formats.NONE, note=reason(scores, "test", "model"))
-    low, high = formats.percent(shown["accuracy_low"]), formats.percent(shown["accuracy_high"])
-    note = f"{formats.count(dig(scores, 'test', 'rows'))} test rows, 95 % interval {low} to {high}"
-    value = formats.percent(shown["accuracy"])
-    if with_ is None or without is None:
-        lacking = "with" if with_ is None else "without"
-        title = "Test accuracy without purification" if with_ is None else "Test accuracy with purification"
-        return Card(title=title, value=value, note=f"{note}; no comparison: {reason(scores, arms[lacking])}")
-    return Card(
-        title="Test accuracy, without → with",
-        before=formats.percent(without["accuracy"]),
-        value=value,
-        note=note,
-        tone="good" if with_["accuracy"] > without["accuracy"] else "bad",
-    )
-
-
-def _changed_card(scores: Mapping[str, Any]) -> Card:
-    labels = dig(scores, "labels")
-    if not labels:
-        return Card(title="Labels changed", value=formats.NONE, note=reason(scores))
-    note = f"{formats.percent(labels['changed_share'])} of {formats.count(labels['rows'])} rows"
-    precision = dig(scores, "detection", "precision")
-    note += f"; {formats.percent(precision)} of the changes hit a wrong label" if precision is not None else ""
-    return Card(title="Labels changed", value=formats.count(labels["changed"]), note=note)
-
-
-def _noise_card(scores: Mapping[str, Any]) -> Card:
-    noise, trusted = dig(scores, "noise") or {}, dig(scores, "trusted") or {}
-    estimated = noise.get("rate_estimated", noise.get("rate_by_suspicion"))
-    measured = noise.get("rate_true")
-    notes = ["not measured" if measured is None else f"measured {formats.percent(measured)}"]
-    if trusted.get("noise_rate") is not None:
-        interval = f"{formats.percent(trusted['noise_low'])} to {formats.percent(trusted['noise_high'])}"
-        notes.append(f"{formats.count(trusted['with_observed'])} trusted rows say {interval}")
-    return Card(
-        title="Noise, estimated",
-        value=formats.percent(estimated),
-        note="; ".join(notes),
-    )
-
-
-def _quarantine_card(sources: Sources) -> Card:
-    rows = len(sources.quarantine)
-    note = "set aside with a reason, the run went on" if rows else "every row could be used"
-    return Card(title="Quarantined", value=formats.count(rows), note=note)
-
-
-def _fates(labels: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The five fates of a label as shares of all rows with truth, in drawing order."""
-    kinds = (
-        ("right_kept", "right, kept", "kept"),
-        ("wrong_to_right", "wrong → right", "gained"),
-        ("right_to_wrong", "right → wrong", "broken"),
-        ("wrong_to_wrong", "wrong → another wrong", "moved"),
-        ("wrong_kept", "wrong, kept", "left"),
-    )
-    if labels.get("right_kept") is None:
-        return []
-    total = sum(labels[key] for key, _, _ in kinds)
-    return [
-        {"name": name, "style": style, "rows": labels[key], "share": labels[key] / total} for key, name, style in kinds
-    ]
-
-
-def _routes(purify: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What happens to each row under a promise about wrong changes; None where nothing was promised."""
-    routes, wanted = purify.get("routes"), purify.get("max_wrong_changes")
-    if not routes or wanted is None:
-        return None
-    sure = formats.percent(purify["promise_confidence"], 0)
-    asked = f"At most {formats.percent(wanted)} of the applied changes are wrong, with {sure} confidence"
-    if purify.get("promise_refused"):
-        text = f"Asked: {asked[0].lower()}{asked[1:]}. It cannot be promised: {purify['promise_refused']}."
-    else:
-        rows = formats.count(purify.get("calibration_rows"))
-        text = f"{asked}; tested on {rows} trusted rows. A change is applied from {purify['promise_kept_from']:.3f} on."
-    kinds = (("keep", "keep", "kept"), ("relabel", "relabel", "gained"), ("review", "left to review", "moved"))
-    total = max(sum(routes.values()), 1)
-    return {
-        "text": text,
-        "shares": [
-            {"name": name, "style": style, "rows": routes[key], "share": routes[key] / total}
-            for key, name, style in kinds
-        ],
     }
 
 
@@ -429,114 +251,17 @@ def _protocol(sources: Sources) -> list[tuple[str, str]]:
     ]
 
 
-def _purifier(sources: Sources) -> dict[str, Any]:
-    metrics = sources.metrics.get("purify", {})
-    chosen = metrics.get("chosen") or {}
-    settings = metrics.get("settings") or sources.purifier.get("settings") or {}
-    figures = {key: value for key, value in metrics.items() if _is_number(value) and key != "seconds"}
-    return {
-        "method": metrics.get("method") or sources.purifier.get("method"),
-        "settings": [(_words(key), formats.plain(value)) for key, value in settings.items()],
-        "chosen": [(_words(key), formats.plain(value)) for key, value in chosen.items()],
-        "figures": [(_words(key), formats.plain(value)) for key, value in figures.items()],
-        "tables": [
-            _comparison(key, metrics[key], chosen)
-            for key in sorted(metrics, key=lambda key: (key not in TABLES, key))
-            if _is_table(metrics[key]) and key != "curve"
-        ],
-    }
-
-
-def _comparison(key: str, records: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of candidates, the chosen one marked; cut where it is long, but never without the chosen one.
-
-    What names a record stands first, then figures; seconds last.
-    """
-    found = dict.fromkeys(column for record in records for column in record)
-    names = {column for column in found if any(isinstance(record.get(column), str) for record in records)}
-    columns = sorted(found, key=lambda column: (column not in names, column == "seconds"))
-    rows = [
-        {
-            "chosen": _is_chosen(record, chosen),
-            "cells": [(formats.plain(record.get(column)), column in names) for column in columns],
-        }
-        for record in records
-    ]
-    shown = [row for place, row in enumerate(rows) if row["chosen"] or place < CANDIDATE_ROWS]
-    heads = [(_words(column), column in names) for column in columns]
-    return {"title": _words(key), "columns": heads, "rows": shown, "all": len(rows)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(record, Mapping) for record in value)
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _is_chosen(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
-    shared = [key for key in chosen if key in row]
-    return bool(shared) and all(row[key] == chosen[key] for key in shared)
-
-
 def _charts(sources: Sources) -> dict[str, LineChart | None]:
     return {
-        "loss": _epochs(_arms(sources, "loss"), "training loss"),
-        "held_out": _epochs(_arms(sources, "held_out_accuracy"), "held-out accuracy", percents=True),
-        **_pretraining(sources.pretrain_curve),
         **_rankings(sources),
-        "purify": _purify_curve(sources.metrics.get("purify", {}).get("curve")),
+        "purify": purify_curve(sources.metrics.get("purify", {}).get("curve")),
         **{f"reliability_{what}": _reliability(sources, what) for what in ("labels", "model_best")},
     }
 
 
-def _epochs(lines: dict[str, Line], y_title: str, percents: bool = False) -> LineChart | None:
-    return line_chart(lines, x_title="epoch", y_title=y_title, percents=percents, whole_x=True)
-
-
-def _arms(sources: Sources, column: str) -> dict[str, Line]:
-    styles = {"model": "s-after", "yardstick": "s-before"}
-    rows = {arm: [row for row in sources.train_curves if row.get("arm") == arm] for arm in styles}
-    return {
-        words: (styles[arm], _points(rows[arm], "epoch", column))
-        for arm, words in sources.arms.items()
-        if arm in styles
-    }
-
-
-def _pretraining(curve: Sequence[Record]) -> dict[str, LineChart | None]:
-    loss: dict[str, Line] = {"SimCLR loss": ("s-accent", _points(curve, "epoch", "loss"))}
-    scores: dict[str, Line] = {
-        "linear probe": ("s-after", _points(curve, "epoch", "probe_accuracy")),
-        "nearest neighbours": ("s-accent", _points(curve, "epoch", "knn_accuracy")),
-    }
-    return {
-        "simclr": _epochs(loss, "contrastive loss"),
-        "probe": _epochs(scores, "accuracy on trusted rows", percents=True),
-    }
-
-
-def _purify_curve(curve: Any) -> LineChart | None:
-    """The held-out loss over a purifier's steps, where it records one."""
-    if not _is_table(curve):
-        return None
-    points = [
-        (float(record["step"]), float(record["held_out_loss"]))
-        for record in curve
-        if _is_number(record.get("step")) and _is_number(record.get("held_out_loss"))
-    ]
-    lines: dict[str, Line] = {"held-out loss": ("s-after", points)}
-    return line_chart(lines, x_title="step", y_title="loss on held-out trusted rows", whole_x=True)
-
-
 def _rankings(sources: Sources) -> dict[str, LineChart | None]:
-    review = _points(sources.plot("review"), "reviewed", "found")
-    coverage = _points(sources.plot("coverage"), "kept", "accuracy")
+    review = points(sources.plot("review"), "reviewed", "found")
+    coverage = points(sources.plot("coverage"), "kept", "accuracy")
     chance = [(0.0, 0.0), (1.0, 1.0)] if review else []
     return {
         "review": line_chart(
@@ -557,11 +282,6 @@ def _rankings(sources: Sources) -> dict[str, LineChart | None]:
     }
 
 
-def _points(records: Sequence[Record], x: str, y: str) -> list[tuple[float, float]]:
-    pairs = [(number(record, x), number(record, y)) for record in records]
-    return [(a, b) for a, b in pairs if a is not None and b is not None and np.isfinite(b)]
-
-
 def _reliability(sources: Sources, what: str) -> LineChart | None:
     bins = [record for record in sources.plot("reliability") if record["what"] == what]
     return reliability_chart(
@@ -570,18 +290,6 @@ def _reliability(sources: Sources, what: str) -> LineChart | None:
             for b in bins
         ]
     )
-
-
-def _test_table(sources: Sources) -> list[dict[str, Any]]:
-    """Best and last of both arms, those that are there."""
-    rows = []
-    for arm, words in sources.arms.items():
-        for checkpoint in ("best", "last"):
-            found = dig(sources.scores, "test", f"{arm}_{checkpoint}")
-            if found:
-                words_of = "best held-out epoch" if checkpoint == "best" else "last epoch"
-                rows.append({"arm": words, "checkpoint": words_of, **found})
-    return rows
 
 
 def _galleries(sources: Sources) -> dict[str, list[ImageCard]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lnl_core.report.advice import advise
-from lnl_core.report.page import Sources, _comparison, _noise_lines, _routes
+from lnl_core.report.page import _noise_lines
+from lnl_core.report.purifier_section import comparison
+from lnl_core.report.sources import Sources
+from lnl_core.report.summary_section import routes
 
 ROUTES: dict[str, Any] = {
     "routes": {"keep": 60, "relabel": 30, "review": 10},
@@ -36,12 +39,12 @@ def _sources(**metrics: dict[str, Any]) -> Sources:
 
 
 def test_routes_are_shown_only_where_something_was_promised() -> None:
-    assert _routes({}) is None
-    assert _routes({**ROUTES, "max_wrong_changes": None}) is None
+    assert routes({}) is None
+    assert routes({**ROUTES, "max_wrong_changes": None}) is None
 
 
 def test_routes_say_what_is_promised_and_on_what_it_was_tested() -> None:
-    found = _routes(ROUTES)
+    found = routes(ROUTES)
     assert found is not None
     text = found["text"].replace("\u00a0", " ")
     assert text.startswith("At most 5.0 % of the applied changes are wrong, with 90 % confidence; tested on 1,200")
@@ -49,7 +52,7 @@ def test_routes_say_what_is_promised_and_on_what_it_was_tested() -> None:
 
 
 def test_a_refused_promise_gives_its_reason() -> None:
-    found = _routes(REFUSED)
+    found = routes(REFUSED)
     assert found is not None
     assert "cannot be promised: there are 7 trusted rows" in found["text"]
     advice = advise({"purify": REFUSED, "evaluate": {"labels": {}}}, [], {})
@@ -71,7 +74,7 @@ def test_neighbours_speak_of_the_noise_where_no_trusted_rows_do() -> None:
 
 def test_a_table_begins_with_what_names_a_row_and_ends_with_seconds() -> None:
     records = [{"right": 0.9, "seconds": 3.0, "method": "knn"}, {"right": 0.8, "seconds": 1.0, "method": "none"}]
-    found = _comparison("candidates", records, {"method": "none"})
+    found = comparison("candidates", records, {"method": "none"})
     assert found["columns"] == [("method", True), ("right", False), ("seconds", False)]
     assert [row["chosen"] for row in found["rows"]] == [False, True]
     assert found["rows"][0]["cells"][0] == ("knn", True)

@@ -1,0 +1,71 @@
+"""Histograms of heaps of rows that overlap, with curves of what was expected over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lnl_core.report.axes import Axis
+from lnl_core.report.charts import BOTTOM, LEFT, RIGHT, TOP, Bar, LineChart, Series
+from lnl_core.report.formats import count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram(LineChart):
+    """A chart whose heaps stand in the legend before its curves."""
+
+    heaps: tuple[tuple[str, str], ...]  # name, CSS class
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        named = [*self.heaps, *((series.name, series.style) for series in self.series)]
+        return named if len(named) > 1 else []
+
+
+def histogram(
+    edges: Sequence[float],
+    heaps: Mapping[str, tuple[str, Sequence[int]]],
+    curves: Mapping[str, tuple[str, Sequence[float]]],
+    *,
+    x_title: str,
+    describe: str,
+) -> Histogram | None:
+    """Heaps and curves as name -> (CSS class, rows a bin); bins between the `edges`. None where every bin is empty."""
+    tallest = max([rows for _, counts in (*heaps.values(), *curves.values()) for rows in counts], default=0)
+    if not tallest:
+        return None
+    x_axis = Axis(low=edges[0], high=edges[-1], start=LEFT, end=RIGHT)
+    y_axis = Axis(low=0.0, high=1.05 * float(tallest), start=BOTTOM, end=TOP)
+    return Histogram(
+        x_ticks=tuple(x_axis.ticks()),
+        y_ticks=tuple(y_axis.ticks(whole=True)),
+        x_title=x_title,
+        y_title="rows",
+        bars=tuple(bar for name, heap in heaps.items() for bar in _bars(name, *heap, edges, x_axis, y_axis)),
+        series=tuple(
+            Series(name=name, style=style, path=_curve(heights, edges, x_axis, y_axis), dots=())
+            for name, (style, heights) in curves.items()
+        ),
+        heaps=tuple((name, style) for name, (style, _) in heaps.items()),
+        describe=describe,
+    )
+
+
+def _bars(
+    name: str, style: str, counts: Sequence[int], edges: Sequence[float], x_axis: Axis, y_axis: Axis
+) -> list[Bar]:
+    made = []
+    for bin_, rows in enumerate(counts):
+        if rows:
+            x, y = x_axis.place(edges[bin_]), y_axis.place(float(rows))
+            title = f"{edges[bin_]:.2g} to {edges[bin_ + 1]:.2g}: {count(rows)} {name}"
+            width = round(x_axis.place(edges[bin_ + 1]) - x - 0.6, 1)
+            made.append(Bar(x=x, y=y, width=width, height=round(BOTTOM - y, 1), opacity=0.6, title=title, style=style))
+    return made
+
+
+def _curve(heights: Sequence[float], edges: Sequence[float], x_axis: Axis, y_axis: Axis) -> str:
+    """Through the middle of each bin."""
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    return "M" + " L".join(f"{x_axis.place(x):g},{y_axis.place(y):g}" for x, y in zip(middles, heights, strict=True))

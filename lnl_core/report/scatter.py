@@ -1,0 +1,118 @@
+"""A map of test images: points coloured by class, crosses where the prediction is wrong, names in their heaps.
+
+Ten colours in CSS serve light and dark. The second ten classes are rings; from the 21st on colours come again, and the
+names in the heaps and the tooltips tell classes apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lnl_core.report.charts import LETTER, shortened
+from lnl_core.report.formats import count
+
+WIDTH, HEIGHT, MARGIN = 520.0, 400.0, 14.0
+COLOURS = 10  # .k0 to .k9 of style.css
+LISTED = 2 * COLOURS  # classes up to which the legend names each: so many look different
+LINE = 13.0  # px, height of a name
+
+Place = tuple[float, float, str]  # x, y, tooltip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The points of one class."""
+
+    style: str  # CSS classes
+    right: tuple[Place, ...]
+    wrong: tuple[Place, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """A drawing of width x height without axes: places on such a map have no unit."""
+
+    groups: tuple[Group, ...]
+    names: tuple[tuple[float, float, str, str], ...]  # x, y, short name, full name
+    legend: tuple[tuple[str, str], ...]  # name, CSS classes
+    describe: str
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    @property
+    def crosses(self) -> int:
+        return sum(len(group.wrong) for group in self.groups)
+
+
+def scatter(
+    places: Sequence[tuple[float, float]], actual: Sequence[int], predicted: Sequence[int], names: Sequence[str]
+) -> Scatter | None:
+    """`actual` and `predicted` are class numbers into `names`; None where there is no point."""
+    if not places:
+        return None
+    spots = _placed(places)
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for row, label in enumerate(actual):
+        by_class[label].append(row)
+    groups = [_group(label, by_class[label], spots, predicted, names) for label in sorted(by_class)]
+    wrong = sum(label != guess for label, guess in zip(actual, predicted, strict=True))
+    listed = sorted(by_class) if len(by_class) <= LISTED else []
+    return Scatter(
+        groups=tuple(groups),
+        names=tuple(_heap_names(by_class, spots, names)),
+        legend=tuple((shortened(names[label]), style_of(label)) for label in listed),
+        describe=f"Map of {count(len(places))} test images of {len(by_class)} classes, {count(wrong)} predicted wrong",
+    )
+
+
+def style_of(label: int) -> str:
+    """CSS classes of a class number."""
+    return f"k{label % COLOURS}" + (" ring" if label // COLOURS % 2 else "")
+
+
+def _placed(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Onto the drawing, one scale for both directions, the middle in the middle."""
+    spots = np.asarray(places, dtype=np.float64)
+    low, high = spots.min(axis=0), spots.max(axis=0)
+    room = np.array([WIDTH, HEIGHT]) - 2 * MARGIN
+    scale = float(np.min(room / np.maximum(high - low, 1e-9)))
+    found = (spots - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
+    return [(round(float(x), 1), round(float(y), 1)) for x, y in found]
+
+
+def _group(
+    label: int,
+    rows: Sequence[int],
+    spots: Sequence[tuple[float, float]],
+    predicted: Sequence[int],
+    names: Sequence[str],
+) -> Group:
+    right = [row for row in rows if predicted[row] == label]
+    wrong = [row for row in rows if predicted[row] != label]
+    return Group(
+        style=style_of(label),
+        right=tuple((*spots[row], names[label]) for row in right),
+        wrong=tuple((*spots[row], f"{names[label]}, predicted {names[predicted[row]]}") for row in wrong),
+    )
+
+
+def _heap_names(
+    by_class: dict[int, list[int]], spots: Sequence[tuple[float, float]], names: Sequence[str]
+) -> list[tuple[float, float, str, str]]:
+    """The name of each class at the median of its points, the largest class first, where it covers no other name."""
+    taken: list[tuple[float, float, float]] = []  # x, y, half the width
+    found = []
+    for label in sorted(by_class, key=lambda label: (-len(by_class[label]), label)):
+        short = shortened(names[label])
+        half = LETTER * len(short) / 2 + 2
+        x, y = np.median([spots[row] for row in by_class[label]], axis=0)
+        x = min(max(float(x), half), WIDTH - half)
+        y = min(max(float(y) + 4, LINE), HEIGHT - 4)
+        if all(abs(x - other) > half + width or abs(y - line) > LINE for other, line, width in taken):
+            taken.append((x, y, half))
+            found.append((round(x, 1), round(y, 1), short, names[label]))
+    return found
