@@ -7,7 +7,7 @@ names in the heaps and the tooltips tell classes apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ import numpy as np
 from lnl_core.report.charts import LETTER, shortened
 from lnl_core.report.formats import count
 
-WIDTH, HEIGHT, MARGIN = 520.0, 400.0, 14.0
+SIZE, LARGE = (520.0, 400.0), (1040.0, 620.0)  # px; many classes get the whole width of the page
+MARGIN = 14.0
 COLOURS = 10  # .k0 to .k9 of style.css
 LISTED = 2 * COLOURS  # classes up to which the legend names each: so many look different
 LINE = 13.0  # px, height of a name
+ABOVE = 0.15  # share of a heap's points above its name: strays must not carry it off
 
 Place = tuple[float, float, str]  # x, y, tooltip
 
@@ -40,8 +42,8 @@ class Scatter:
     names: tuple[tuple[float, float, str, str], ...]  # x, y, short name, full name
     legend: tuple[tuple[str, str], ...]  # name, CSS classes
     describe: str
-    width: float = WIDTH
-    height: float = HEIGHT
+    width: float
+    height: float
 
     @property
     def crosses(self) -> int:
@@ -54,7 +56,8 @@ def scatter(
     """`actual` and `predicted` are class numbers into `names`; None where there is no point."""
     if not places:
         return None
-    spots = _placed(places)
+    size = SIZE if len(set(actual)) <= LISTED else LARGE
+    spots = _placed(places, size)
     by_class: dict[int, list[int]] = defaultdict(list)
     for row, label in enumerate(actual):
         by_class[label].append(row)
@@ -63,8 +66,10 @@ def scatter(
     listed = sorted(by_class) if len(by_class) <= LISTED else []
     return Scatter(
         groups=tuple(groups),
-        names=tuple(_heap_names(by_class, spots, names)),
+        names=tuple(_heap_names(by_class, spots, names, size)),
         legend=tuple((shortened(names[label]), style_of(label)) for label in listed),
+        width=size[0],
+        height=size[1],
         describe=f"Map of {count(len(places))} test images of {len(by_class)} classes, {count(wrong)} predicted wrong",
     )
 
@@ -74,13 +79,13 @@ def style_of(label: int) -> str:
     return f"k{label % COLOURS}" + (" ring" if label // COLOURS % 2 else "")
 
 
-def _placed(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _placed(places: Sequence[tuple[float, float]], size: tuple[float, float]) -> list[tuple[float, float]]:
     """Onto the drawing, one scale for both directions, the middle in the middle."""
     spots = np.asarray(places, dtype=np.float64)
     low, high = spots.min(axis=0), spots.max(axis=0)
-    room = np.array([WIDTH, HEIGHT]) - 2 * MARGIN
+    room = np.array(size) - 2 * MARGIN
     scale = float(np.min(room / np.maximum(high - low, 1e-9)))
-    found = (spots - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
+    found = (spots - (low + high) / 2) * scale + np.array(size) / 2
     return [(round(float(x), 1), round(float(y), 1)) for x, y in found]
 
 
@@ -101,17 +106,20 @@ def _group(
 
 
 def _heap_names(
-    by_class: dict[int, list[int]], spots: Sequence[tuple[float, float]], names: Sequence[str]
+    by_class: Mapping[int, Sequence[int]],
+    spots: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    size: tuple[float, float],
 ) -> list[tuple[float, float, str, str]]:
-    """The name of each class at the median of its points, the largest class first, where it covers no other name."""
+    """The name of each class above its heap, the largest class first, where it covers no other name."""
     taken: list[tuple[float, float, float]] = []  # x, y, half the width
     found = []
     for label in sorted(by_class, key=lambda label: (-len(by_class[label]), label)):
         short = shortened(names[label])
         half = LETTER * len(short) / 2 + 2
-        x, y = np.median([spots[row] for row in by_class[label]], axis=0)
-        x = min(max(float(x), half), WIDTH - half)
-        y = min(max(float(y) + 4, LINE), HEIGHT - 4)
+        heap = np.array([spots[row] for row in by_class[label]])
+        x = min(max(float(np.median(heap[:, 0])), half), size[0] - half)
+        y = min(max(float(np.quantile(heap[:, 1], ABOVE)) - 5, LINE), size[1] - 4)
         if all(abs(x - other) > half + width or abs(y - line) > LINE for other, line, width in taken):
             taken.append((x, y, half))
             found.append((round(x, 1), round(y, 1), short, names[label]))

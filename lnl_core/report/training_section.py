@@ -19,7 +19,7 @@ from lnl_core.report.sources import Sources
 SELECTION = {
     "precision": ("precision", "s-after"),
     "recall": ("recall", "s-accent"),
-    "auc": ("AUROC", "s-warm"),
+    "auc": ("AUROC", "s-warm dashed"),
     "selected": ("share of the rows selected", "s-before"),
 }
 LEARNED_FROM = {
