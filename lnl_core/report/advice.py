@@ -12,6 +12,9 @@ from lnl_core.report.run_files import Record, dig, number
 WEAK_CLASS = 0.15  # a class this far below the mean accuracy is worth a line
 LARGE_ECE = 0.05  # above it a threshold on the confidence does not mean what it says
 FEW_TRUSTED = 10  # a class
+LEAKY_SELECTION = 0.1  # share of wrong labels among the selected rows that a network begins to learn by heart
+POOR_SELECTION = 0.5  # share of the right labels that is selected
+TOLD_GAP = 0.05  # between the noise rate that was told and the measured one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ def advise(
         _calibration(scores),
         _transition(transition_diagonal),
         _test(scores, metrics.get("prepare", {})),
+        _assumed(metrics.get("train", {})),
+        _selection(scores, metrics.get("train", {})),
+        _belief(scores),
         _overfit(scores),
         _gain(scores),
     )
@@ -190,6 +196,46 @@ def _test(scores: Mapping[str, Any], prepare: Mapping[str, Any]) -> Iterator[Adv
     if leaks := dig(prepare, "test_images_also_in_train_or_val"):
         text = f"{count(leaks)} test images stand byte for byte among the training images; test accuracy flatters."
         yield Advice(kind="caution", title="Test images in the training data", text=text)
+
+
+def _assumed(train: Mapping[str, Any]) -> Iterator[Advice]:
+    if dig(train, "noise", "source") == "assumed":
+        text = (
+            f"Nothing was known of the noise, so the training assumed {percent(dig(train, 'noise', 'rate'))} wrong "
+            "labels. Verified rows make it an estimate; `train.noise_rate` sets it by hand."
+        )
+        yield Advice(kind="do", title="Tell the training how many labels are wrong", text=text)
+
+
+def _selection(scores: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[Advice]:
+    found = dig(scores, "training", "selection") or {}
+    told, measured = dig(train, "noise", "rate"), dig(scores, "training", "noise_rate")
+    precision, recall = found.get("precision"), found.get("recall")
+    known = told is not None and measured is not None
+    rates = f" It was told of {percent(told)} wrong labels, {percent(measured)} are: the estimate is too "
+    mend = "; `train.noise_rate` sets another one."
+    if precision is not None and 1 - precision > LEAKY_SELECTION:
+        text = (
+            f"Of the rows that the method selected in the last traced epoch {percent(1 - precision)} have a wrong "
+            f"label (precision {percent(precision)}), and it learned from them as if they were right."
+        )
+        text += f"{rates}low{mend}" if known and told < measured - TOLD_GAP else ""
+        yield Advice(kind="caution", title="Wrong labels are learned as right ones", text=text)
+    if recall is not None and recall < POOR_SELECTION:
+        text = f"The method selected {percent(recall)} of the rows whose label is right in the last traced epoch."
+        text += f"{rates}high{mend}" if known and told > measured + TOLD_GAP else ""
+        yield Advice(kind="caution", title="Right labels are left unused", text=text)
+
+
+def _belief(scores: Mapping[str, Any]) -> Iterator[Advice]:
+    found = dig(scores, "training", "belief") or {}
+    belief, learned = found.get("accuracy"), found.get("learned")
+    if belief is not None and learned is not None and belief < learned:
+        text = (
+            f"In the last traced epoch {percent(belief)} of the classes that the method held to be true were right, "
+            f"of the labels that it had learned from {percent(learned)}: this training makes the labels worse."
+        )
+        yield Advice(kind="caution", title="The method knows less than its labels", text=text)
 
 
 def _overfit(scores: Mapping[str, Any]) -> Iterator[Advice]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from lnl_core.report.charts import LETTER, shortened
 from lnl_core.report.formats import count
@@ -21,6 +22,8 @@ COLOURS = 10  # .k0 to .k9 of style.css
 LISTED = 2 * COLOURS  # classes up to which the legend names each: so many look different
 LINE = 13.0  # px, height of a name
 ABOVE = 0.15  # share of a heap's points above its name: strays must not carry it off
+
+NEAR = 50.0  # px
 
 Place = tuple[float, float, str]  # x, y, tooltip
 
@@ -117,10 +120,16 @@ def _heap_names(
     for label in sorted(by_class, key=lambda label: (-len(by_class[label]), label)):
         short = shortened(names[label])
         half = LETTER * len(short) / 2 + 2
-        heap = np.array([spots[row] for row in by_class[label]])
+        heap = _heap(np.array([spots[row] for row in by_class[label]]))
         x = min(max(float(np.median(heap[:, 0])), half), size[0] - half)
         y = min(max(float(np.quantile(heap[:, 1], ABOVE)) - 5, LINE), size[1] - 4)
         if all(abs(x - other) > half + width or abs(y - line) > LINE for other, line, width in taken):
             taken.append((x, y, half))
             found.append((round(x, 1), round(y, 1), short, names[label]))
     return found
+
+
+def _heap(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "near 2"]:
+    """The points around the one that is nearest to the median: of a class in two heaps the larger one, roughly."""
+    middle = points[np.abs(points - np.median(points, axis=0)).sum(axis=1).argmin()]
+    return points[np.abs(points - middle).max(axis=1) <= NEAR]

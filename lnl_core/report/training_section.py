@@ -28,6 +28,14 @@ LEARNED_FROM = {
     "purified_soft": "the purified labels",
     "confidence_weighted": "the purified labels, weighted by their confidence",
 }
+TOLD_BY = {  # source of the estimate, in words
+    "trusted": "counted on trusted rows",
+    "purifier": "the purifier's posteriors",
+    "residual": "what the purifier's posteriors leave",
+    "neighbours": "agreement of neighbours",
+    "set": "set by hand",
+    "assumed": "assumed, nothing was known",
+}
 LACKS = ("trace", "trace_truth", "selection", "belief", "small_loss", "trainer_transition", "embedding")
 
 
@@ -150,7 +158,7 @@ def told_lines(sources: Sources) -> list[tuple[str, str]]:
         ("wrong labels, as told", formats.percent(noise.get("rate"))),
         ("wrong labels, measured", formats.percent(measured.get("noise_rate"))),
         ("type of the noise", formats.plain(noise.get("type"))),
-        ("source of the estimate", formats.plain(noise.get("source"))),
+        ("source of the estimate", TOLD_BY.get(str(noise.get("source")), formats.plain(noise.get("source")))),
         ("class prior, as told", prior_words(noise.get("prior"), sources.names)),
         ("class prior, measured", prior_words(measured.get("prior"), sources.names)),
         ("mean error of the matrix as told", formats.percent(measured.get("told_error"), 2)),

@@ -25,6 +25,10 @@ SELECTION = ("epoch", "selected", "precision", "recall", "auc")
 BELIEF = ("epoch", "accuracy", "learned", "observed")
 SMALL_LOSS = ("epoch", "low", "high", "rows", "right", "wrong", "density_small", "density_large")
 TRANSITION = ("actual", "predicted", "actual_label", "predicted_label", "true_share", "estimated_share")
+NO_CURVE = {
+    "selection": "the training method selects no rows",
+    "belief": "the training method says nothing about the true classes of its rows",
+}
 NO_TRACE = "the training left no trace of its epochs"
 
 
@@ -87,7 +91,7 @@ def _curve(
     """One CSV row an epoch that has such scores; the last of them also stand in the metrics."""
     rows = [(epoch, *dataclasses.astuple(held)) for epoch, held in epochs if held is not None]
     if not rows:
-        found.missing[name] = f"the training method's trace has no {name}"
+        found.missing[name] = NO_CURVE[name]
         return
     write_csv(plots / f"{name}.csv", columns, rows)
     found.scores["training"][name] = dict(zip(columns, rows[-1], strict=True))

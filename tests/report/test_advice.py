@@ -113,6 +113,49 @@ def test_of_the_classes() -> None:
     assert titles(advice({}, diagonal={"cat": 0.3, "dog": 0.3}), "caution") == []
 
 
+def of_training(told: float, *, source: str = "trusted", **training: Any) -> list[Advice]:
+    metrics = {"evaluate": CALM | {"training": training}, "train": {"noise": {"rate": told, "source": source}}}
+    return [item for item in advise(metrics, [], {}) if item.kind != "good"]
+
+
+def test_a_leaky_selection_names_its_precision_and_the_estimate_behind_it() -> None:
+    leaky = {"precision": 0.8, "recall": 0.9, "selected": 0.7}
+    [found] = of_training(0.2, selection=leaky, noise_rate=0.5)
+    assert found.title == "Wrong labels are learned as right ones"
+    text = found.text.replace("\u00a0", " ")
+    assert "precision 80.0 %" in text
+    assert "told of 20.0 % wrong labels, 50.0 % are: the estimate is too low" in text
+    [found] = of_training(0.48, selection=leaky, noise_rate=0.5)
+    assert "estimate" not in found.text  # a fair estimate is not to blame
+    assert of_training(0.2, selection={**leaky, "precision": 0.95}, noise_rate=0.5) == []
+
+
+def test_a_timid_selection_names_its_recall() -> None:
+    timid = {"precision": 0.99, "recall": 0.3, "selected": 0.2}
+    [found] = of_training(0.7, selection=timid, noise_rate=0.4)
+    assert found.title == "Right labels are left unused"
+    text = found.text.replace("\u00a0", " ")
+    assert "selected 30.0 % of the rows whose label is right" in text
+    assert "told of 70.0 % wrong labels, 40.0 % are: the estimate is too high" in text
+
+
+def test_without_truth_nothing_is_said_of_the_selection() -> None:
+    blind = {"precision": None, "recall": None, "selected": 0.2}
+    assert of_training(0.7, selection=blind, belief={"accuracy": None, "learned": None}) == []
+
+
+def test_a_belief_worse_than_the_labels() -> None:
+    [found] = of_training(0.4, belief={"accuracy": 0.55, "learned": 0.6})
+    assert found.title == "The method knows less than its labels"
+    assert of_training(0.4, belief={"accuracy": 0.65, "learned": 0.6}) == []
+
+
+def test_an_assumed_noise_rate_is_something_to_do() -> None:
+    [found] = of_training(0.2, source="assumed")
+    assert found.kind == "do"
+    assert "assumed 20.0 % wrong" in found.text.replace("\u00a0", " ")
+
+
 def test_before_evaluation() -> None:
     [only] = advise({}, [], {})
     assert only.title == "Evaluate the run"
