@@ -2,8 +2,8 @@
 
     python benchmarks/train_epochs.py --write benchmarks/results/train_epochs.md
 
-A row's pass through a network forward counts 1, forward and backward 3; an epoch of cross-entropy is 3 a row. Passes are
-counted where they happen, in `TrainTask.forward`. Epochs of cross-entropy are timed before and after those of each
+A row's pass through a network forward counts 1, forward and backward 3; an epoch of cross-entropy is 3 a row. Passes
+are counted where they happen, in `TrainTask.forward`. Epochs of cross-entropy are timed before and after those of each
 method, on the same rows and with the same network, so that a busy machine slows both.
 """
 
@@ -82,7 +82,7 @@ def timed(method: str, arguments: argparse.Namespace) -> list[Epoch]:
     """The epochs of the main phase."""
     skipped, settings = METHODS[method]
     entry = TRAINERS.get(method)
-    config = parse(entry.config, {"epochs": skipped + arguments.rounds, "batch_size": 128, **settings}, method)
+    config = parse(entry.config, {"epochs": skipped + arguments.rounds, **settings}, method)
     with tempfile.TemporaryDirectory() as folder, counted() as found:
         entry.make(make_task(Path(folder), arguments), config)
     return found[skipped:]
@@ -126,7 +126,9 @@ def make_task(folder: Path, arguments: argparse.Namespace) -> TrainTask:
         pixels=torch.from_numpy(pixels.astype(np.uint8)),
         label=torch.from_numpy(label),
         soft_label=None,
-        held_out=HeldOut(pixels=torch.empty(0, 3, SIDE, SIDE, dtype=torch.uint8), label=torch.empty(0).long(), kind="none"),
+        held_out=HeldOut(
+            pixels=torch.empty(0, 3, SIDE, SIDE, dtype=torch.uint8), label=torch.empty(0).long(), kind="none"
+        ),
         classes=CLASSES,
         flip=True,
         noise=NoiseTold(
@@ -158,9 +160,9 @@ def page(lines: list[str], arguments: argparse.Namespace) -> str:
     head = [
         "# An epoch of each method in epochs of cross-entropy",
         "",
-        f"{arguments.arch}, width {arguments.width}, {arguments.rows} images of {SIDE}x{SIDE}, batch 128, half of the "
-        f"labels drawn anew, {arguments.precision}, median of {arguments.rounds} epochs of the main phase "
-        f"(`python benchmarks/train_epochs.py`). {where}",
+        f"{arguments.arch}, width {arguments.width}, {arguments.rows} images of {SIDE}x{SIDE}, each method's own batch "
+        f"size, half of the labels drawn anew, {arguments.precision}, median of {arguments.rounds} epochs of the main "
+        f"phase (`python benchmarks/train_epochs.py`). {where}",
         "",
         "Passes a row of the data: forward alone, and forward with backward, which counts 3. The last column is to stay "
         "below 1.15: what an epoch costs beyond its passes (augmentation, mixtures, neighbours).",

@@ -11,6 +11,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -21,11 +22,13 @@ from lnl_core.contracts import (
     Labels,
     Purified,
     read_labels,
+    read_purified,
     string_ids,
     write_labels,
     write_purified,
     write_table,
 )
+from lnl_core.files import write_json
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import load_classifier, save_encoder
 from lnl_core.stages import train as train_stage
@@ -289,3 +292,99 @@ def spy(monkeypatch):
     entries = {**train_stage.TRAINERS._entries, "cross_entropy": dataclasses.replace(entry, make=watch)}
     monkeypatch.setattr(train_stage.TRAINERS, "_entries", entries)
     return seen
+
+
+def test_confidence_weights_have_mean_one_and_follow_the_confidence(paths, monkeypatch):
+    seen = spy(monkeypatch)
+    purified = read_purified(paths.purified)
+    unsure = purified.soft_label.copy()
+    unsure[::2] = 0.1
+    write_purified(paths.purified, dataclasses.replace(purified, soft_label=unsure))
+    run_stage("train", with_train(labels="confidence_weighted"), paths)
+    weight, label = seen["model"].weight, seen["model"].label
+    assert float(weight.mean()) == pytest.approx(1)
+    assert torch.allclose(weight[1::2] / weight[::2].mean(), torch.full((len(weight) // 2,), 8.2), atol=1e-3)
+    assert label.tolist() == purified.applied_label.tolist()
+    assert seen["yardstick"].weight is None
+
+
+def test_added_trusted_rows_are_verified_and_never_held_out_too(paths, monkeypatch):
+    seen = spy(monkeypatch)
+    table = read_labels(paths.labels)
+    metrics = run_stage("train", with_train(add_trusted=True, labels="purified_soft"), paths)
+    task = seen["model"]
+    held = TRUSTED - int(task.verified.sum())
+    assert (held, len(task.held_out.label)) == (TRUSTED // 5, TRUSTED // 5)
+    assert metrics["verified_rows"] == TRUSTED - held
+    label = dict(zip(table.ids, table.label, strict=True))
+    trusted = set(table.ids[table.trusted])
+    for name, number, soft, verified in zip(task.ids, task.label, task.soft_label, task.verified, strict=True):
+        assert bool(verified) == (name in trusted)
+        if verified:
+            assert int(number) == label[name] == int(soft.argmax())
+            assert float(soft.max()) == 1
+
+
+def test_added_trusted_rows_need_two(paths):
+    table = read_labels(paths.labels)
+    write_labels(paths.labels, table.take(np.flatnonzero(~table.trusted)))
+    with pytest.raises(ConfigError, match=r"train\.add_trusted: there are 0 trusted rows"):
+        run_stage("train", with_train(add_trusted=True), paths)
+
+
+def test_a_checkpoint_is_a_start(paths, tmp_path):
+    run_stage("train", with_train(yardstick=False), paths)
+    trained = load_classifier(paths.model / "best").ensemble.networks[0].state_dict()
+    (tmp_path / "kept").mkdir()
+    paths.model.rename(tmp_path / "kept" / "model")
+    start = str(tmp_path / "kept" / "model")
+    still = with_train(
+        yardstick=False, init="checkpoint", init_checkpoint=start, cross_entropy={"epochs": 1, "lr": 1e-9}
+    )
+    run_stage("train", still, paths)
+    again = load_classifier(paths.model / "last").ensemble.networks[0].state_dict()
+    assert torch.allclose(again["head.weight"], trained["head.weight"], atol=1e-5)  # the head is kept, too
+    with pytest.raises(ConfigError, match="init_checkpoint belong together"):
+        run_stage("train", with_train(init="checkpoint"), paths)
+    with pytest.raises(ContractError, match="no saved model"):
+        run_stage("train", with_train(init="checkpoint", init_checkpoint=str(tmp_path / "nowhere")), paths)
+
+
+def test_the_noise_that_a_method_is_told(paths, monkeypatch):
+    seen = spy(monkeypatch)
+    metrics = run_stage("train", PARAMS, paths)
+    purified = read_purified(paths.purified)
+    rows = np.arange(len(purified))
+    assert metrics["noise"]["source"] == "residual"
+    assert metrics["noise"]["rate"] == pytest.approx(0.18, abs=1e-4)  # 1 - 0.82 everywhere
+    assert metrics["yardstick"]["noise"]["source"] == "purifier"
+    admitted = float(1 - purified.soft_label[rows, purified.label].mean())
+    assert seen["yardstick"].noise.rate == pytest.approx(admitted, abs=1e-5)
+    run_stage("train", with_train(noise_rate=0.33), paths)
+    assert (seen["model"].noise.rate, seen["model"].noise.source) == (0.33, "set")
+
+
+def test_counted_trusted_rows_outrank_the_purifier(paths, monkeypatch):
+    seen = spy(monkeypatch)
+    counted = {"rate": 0.4, "source": "trusted", "prior": [0.1] * 10, "transition": np.eye(10).tolist()}
+    write_json(paths.metrics("purify"), {"purify": {"method": "dmlp", "noise_estimate": counted}})
+    run_stage("train", with_train(labels="observed"), paths)
+    assert (seen["model"].noise.rate, seen["model"].noise.source) == (0.4, "trusted")
+    neighbours = {**counted, "source": "hoc", "rate": 0.25}
+    write_json(paths.metrics("purify"), {"purify": {"method": "none", "noise_estimate": neighbours}})
+    run_stage("train", with_train(labels="observed"), paths)
+    assert (seen["model"].noise.rate, seen["model"].noise.source) == (0.25, "neighbours")
+    write_json(paths.metrics("purify"), {"purify": {"method": "none"}})
+    run_stage("train", with_train(labels="observed"), paths)
+    assert (seen["model"].noise.rate, seen["model"].noise.source) == (0.2, "assumed")
+
+
+def test_a_sampled_epoch_and_its_trace(paths, monkeypatch):
+    seen = spy(monkeypatch)
+    run_stage("train", with_train(epoch_rows=50, balanced=True), paths)
+    assert (seen["model"].sampling.rows, seen["model"].sampling.balanced) == (50, True)
+    drawn = seen["model"].epoch_rows(torch.Generator().manual_seed(0))
+    counts = torch.bincount(seen["model"].label[drawn])
+    assert len(drawn) == 50
+    assert int(counts.max() - counts.min()) <= 1
+    assert paths.train_trace.is_dir()
