@@ -11,8 +11,10 @@ and has a value in between. A setting given by the user is never replaced.
 | `loss_window` | DivideMix Sec. 3.1 | 1, mean of the last 5 epochs at 90 % | 5 from 76.5 % wrong |
 | `confidence_penalty` | DivideMix Sec. 3.1 | asymmetric noise | asymmetric noise |
 | `forget_rate` | Co-teaching, CDR: tau | the noise rate | the noise rate |
+| `class_forget_rates` | Co-teaching: tau of each observed class | one for all | p(wrong given the class), mean tau |
 | `clean_ratio` | ProMix: rho | .7 at 20 %, .5 | 0.9 (1 - rate), in 0.1..0.7 |
 | `elr_constants` | ELR+: beta, lambda | C10 sym .7, 3; asym .9, 1; C100 .9, 7 | many classes as C100, else by type |
+| `elr_lambda_ramp` | ELR+: share of training in which lambda rises | C10 0, C100 0.4 | .4 with many classes |
 """
 
 from __future__ import annotations
@@ -110,6 +112,21 @@ def forget_rate(noise: NoiseTold) -> float:
     return min(noise.rate, 0.95)
 
 
+def class_forget_rates(noise: NoiseTold, tau: float) -> Array:
+    """p(wrong label | observed class) [K], scaled so that the rows' mean is `tau`; below 1 like `forget_rate`.
+
+    `tau` itself for a class that is never observed, and for all where the matrix has no noise.
+    """
+    joint = noise.prior[:, None] * noise.transition
+    observed = joint.sum(axis=0)
+    wrong = observed - np.diag(joint)
+    if wrong.sum() <= 0:
+        return np.full(noise.classes, tau)
+    scale = tau * observed.sum() / wrong.sum()
+    rates = np.where(observed > 0, scale * wrong / np.where(observed > 0, observed, 1.0), tau)
+    return rates.clip(0.0, 0.95)
+
+
 def clean_ratio(noise: NoiseTold) -> float:
     """rho of ProMix's class-wise selection: a little less than the share of right labels."""
     return min(max(0.9 * (1 - noise.rate), 0.1), 0.7)
@@ -120,3 +137,8 @@ def elr_constants(noise: NoiseTold) -> tuple[float, float]:
     if noise.classes >= MANY:
         return 0.9, 7.0
     return (0.9, 1.0) if noise.kind == "asymmetric" else (0.7, 3.0)
+
+
+def elr_lambda_ramp(noise: NoiseTold) -> float:
+    """Share of the training in which ELR+'s lambda rises: with many classes early predictions are still poor."""
+    return 0.4 if noise.classes >= MANY else 0.0

@@ -23,6 +23,9 @@ from lnl_core.train.task import HeldOut, TrainTask
 QUICK = {
     "cross_entropy": {"epochs": 3, "batch_size": 32, "lr": 0.1, "mixup_alpha": 1.0, "label_smoothing": 0.1},
     "divide_mix": {"epochs": 4, "warmup_epochs": 2, "batch_size": 32, "lr": 0.1, "loss_window": 2, "lambda_u": 5},
+    "pro_mix": {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "batch_size": 32, "agree_from": 0.5, "tau": 0.7},
+    "elr": {"epochs": 4, "batch_size": 32, "lr": 0.1},
+    "elr_plus": {"epochs": 4, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2, "ema_decay": 0.9},
 }
 methods = pytest.mark.parametrize("method", TRAINERS.names())
 

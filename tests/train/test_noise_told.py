@@ -40,6 +40,7 @@ def test_asymmetric_noise():
     assert noise_told.elr_constants(noise) == (0.9, 1.0)
     assert noise_told.elr_constants(told(0.4, 10)) == (0.7, 3.0)
     assert noise_told.elr_constants(told(0.4, 100)) == (0.9, 7.0)
+    assert [noise_told.elr_lambda_ramp(told(0.4, classes)) for classes in (10, 100)] == [0.0, 0.4]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -52,6 +53,21 @@ def test_pro_mix_ratio(nominal, rho):
     assert noise_told.clean_ratio(inclusive(nominal, 10)) == pytest.approx(rho)
 
 
+def test_class_forget_rates_by_hand():
+    # joint [[.4, .1], [0, .5]]: the second label is wrong in .1 of .6, the first never; mean .1, asked .2
+    noise = NoiseTold(rate=0.1, source="set", prior=np.array([0.5, 0.5]), transition=np.array([[0.8, 0.2], [0.0, 1.0]]))
+    assert noise_told.class_forget_rates(noise, 0.1) == pytest.approx([0, 1 / 6])
+    assert noise_told.class_forget_rates(noise, 0.2) == pytest.approx([0, 2 / 6])
+    assert noise_told.class_forget_rates(noise, 0.9) == pytest.approx([0, 0.95])
+
+
+def test_class_forget_rates_without_noise_or_class():
+    assert noise_told.class_forget_rates(told(0.0, 3), 0.3) == pytest.approx([0.3] * 3)
+    never = NoiseTold(rate=0.5, source="set", prior=np.array([1.0, 0.0]), transition=np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert noise_told.class_forget_rates(never, 0.3) == pytest.approx([0.3, 0.3])
+    assert noise_told.class_forget_rates(told(0.4, 10), 0.4) == pytest.approx([0.4] * 10)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.999])
 @pytest.mark.parametrize("classes", [2, 1000])
 def test_every_rule_has_an_answer(rate, classes):
@@ -59,6 +75,7 @@ def test_every_rule_has_an_answer(rate, classes):
     assert noise_told.lambda_u(noise) >= 0
     assert 0.1 <= noise_told.clean_ratio(noise) <= 0.7
     assert 0 <= noise_told.forget_rate(noise) < 1
+    assert ((noise_told.class_forget_rates(noise, 0.5) >= 0) & (noise_told.class_forget_rates(noise, 0.5) < 1)).all()
 
 
 def test_posterior_by_hand():
