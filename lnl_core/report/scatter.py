@@ -132,4 +132,4 @@ def _heap_names(
 def _heap(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "near 2"]:
     """The points around the one that is nearest to the median: of a class in two heaps the larger one, roughly."""
     middle = points[np.abs(points - np.median(points, axis=0)).sum(axis=1).argmin()]
-    return points[np.abs(points - middle).max(axis=1) <= NEAR]
+    return np.asarray(points[np.abs(points - middle).max(axis=1) <= NEAR])

@@ -55,6 +55,14 @@ def test_names_do_not_cover_each_other() -> None:
             assert not (near and abs(y - other_y) < LINE)
 
 
+def test_the_name_of_a_class_in_two_heaps_stands_at_the_larger_one() -> None:
+    places = [(x, 0.0) for x in (0.0, 0.3, 0.6, 8.0, 9.0)]
+    found = scatter(places, [0] * 5, [0] * 5, ["dog"])
+    assert found is not None
+    [(x, _, _, _)] = found.names
+    assert x == sorted(spot[0] for spot in found.groups[0].right)[1]  # the middle of the first three
+
+
 def test_twenty_classes_look_different() -> None:
     assert len({style_of(label) for label in range(20)}) == 20
     assert (style_of(3), style_of(13), style_of(23)) == ("k3", "k3 ring", "k3")
