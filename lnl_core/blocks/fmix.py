@@ -26,10 +26,11 @@ def draw_masks(
     grey = torch.fft.irfft2(spectrum, s=(height, width)).flatten(1)
     count = (share * (height * width)).round()
     rank = grey.argsort(dim=1, descending=True).argsort(dim=1)
-    return (rank < count[:, None]).float().view(-1, height, width)  # Eq. 8: the brightest `count` pixels
+    masks: Tensor = (rank < count[:, None]).float()  # Eq. 8: the brightest `count` pixels
+    return masks.view(-1, height, width)
 
 
 def _frequencies(height: int, width: int) -> Float[Tensor, "height half"]:
     """The length of each entry's frequency vector, cycles a pixel; the constant one counts as the lowest."""
-    lengths = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width)[None].square()).sqrt()
+    lengths: Tensor = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width)[None].square()).sqrt()
     return lengths.clamp_min(1 / max(height, width))
