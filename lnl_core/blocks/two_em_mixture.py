@@ -23,7 +23,12 @@ def cleanness(gamma: float, main: Array, outlier: Array, observed: IntArray) -> 
     Args:
         main: g(x) [n, K].  outlier: eps_i [n], the corrupted part's probability of the observed label.
     """
-    clean = gamma * main[np.arange(len(observed)), observed]
+    return cleanness_of_own(gamma, main[np.arange(len(observed)), observed], outlier)
+
+
+def cleanness_of_own(gamma: float, own: Array, outlier: Array) -> Array:
+    """The same from g(x)[observed] [n] alone, where the other classes need not be held."""
+    clean = gamma * own
     return np.asarray(clean / np.maximum(clean + (1 - gamma) * outlier, 1e-30))  # Eq. (4)
 
 

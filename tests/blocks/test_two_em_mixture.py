@@ -8,6 +8,7 @@ from lnl_core.blocks.transition import posterior
 from lnl_core.blocks.two_em_mixture import (
     clean_share,
     cleanness,
+    cleanness_of_own,
     corruption_matrix,
     outlier_probability,
     refurbished,
@@ -65,3 +66,10 @@ def test_by_hand() -> None:
     clean = cleanness(0.5, f, np.array([0.5]), observed)
     np.testing.assert_allclose(clean, [0.6])
     np.testing.assert_allclose(refurbished(clean, f, observed), [[0.9, 0.1]])
+
+
+def test_the_own_probability_is_enough() -> None:
+    f, observed, _ = drawn()
+    eps = np.full(N, 1 / K)
+    own = f[np.arange(N), observed]
+    np.testing.assert_array_equal(cleanness_of_own(0.3, own, eps), cleanness(0.3, f, eps, observed))

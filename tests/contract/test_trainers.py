@@ -26,6 +26,16 @@ QUICK = {
     "pro_mix": {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "batch_size": 32, "agree_from": 0.5, "tau": 0.7},
     "elr": {"epochs": 4, "batch_size": 32, "lr": 0.1},
     "elr_plus": {"epochs": 4, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2, "ema_decay": 0.9},
+    "flywheel": {"epochs": 4, "warmup_epochs": 2, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2},
+    "ssr": {
+        "epochs": 4,
+        "batch_size": 32,
+        "lr": 0.1,
+        "warmup_epochs": 1,
+        "theta_r": 0.7,
+        "label_view": "weak",
+        "k": 10,
+    },
 }
 methods = pytest.mark.parametrize("method", TRAINERS.names())
 

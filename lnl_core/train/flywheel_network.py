@@ -1,0 +1,27 @@
+"""The flywheel's auxiliary network: a classifier with a projection head beside its own, for the contrastive loss."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PROJECTION = 128  # SimCLR, Sec. 2.1: two layers, the hidden one as wide as the features, 128 outputs
+
+
+class ProjectedClassifier(nn.Module):
+    """Images to (logits [batch, classes], projections [batch, 128]); the classifier is saved without the projection."""
+
+    def __init__(self, classifier: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        width = int(classifier.head.in_features)  # type: ignore[union-attr, arg-type]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch projections"]]:
+        features = self.classifier.encoder(images)  # type: ignore[operator]
+        return self.classifier.head(features), self.projection(features)  # type: ignore[operator]
