@@ -81,6 +81,42 @@ def test_whole_run(digits_run: Make) -> None:
     assert "exclusive" in page.text
 
 
+def test_what_the_training_saw(digits_run: Make) -> None:
+    paths = digits_run()
+    scores = run_stage("evaluate", PARAMS, paths)
+    _, page = made(paths)
+    told = " ".join(page.text.split("What the method was told")[1].split()[:12])
+    assert "wrong labels, as told 15.0 %" in told
+    assert f"wrong labels, measured {100 * scores['training']['noise_rate']:.1f} %" in told
+    for words in (
+        "The method learned from the purified labels",
+        "Which rows were learned from as they are?",
+        "How right is the method about its training rows?",
+        "Losses of the rows, epoch 2",
+        "Losses of the rows, epoch 3",
+        "Map of the test images",
+        "As the training method estimates it",
+    ):
+        assert words in page.text
+    labels = [value for name, value in page.attributes if name == "aria-label"]
+    assert "precision, recall, AUROC, share of the rows selected against epoch" in labels
+    assert sum(label.startswith("Map of 360 test images of 10 classes") for label in labels) == 1
+
+
+def test_a_training_without_truth_or_without_a_trace(digits_run: Make) -> None:
+    blind = digits_run(truth=False)
+    run_stage("evaluate", PARAMS, blind)
+    _, page = made(blind)
+    assert "share of the rows selected" in page.text
+    assert "right labels" not in page.text
+    assert "No true labels are known for the training rows." in page.text
+    old = digits_run(trace=False, root="old")
+    run_stage("evaluate", PARAMS, old)
+    _, page = made(old)
+    assert "The training left no trace of its epochs." in page.text
+    assert "This training tells of no noise estimate." in page.text
+
+
 def test_nothing_is_loaded_from_elsewhere(digits_run: Make) -> None:
     paths = digits_run()
     run_stage("evaluate", PARAMS, paths)
