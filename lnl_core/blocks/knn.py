@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ROWS_A_CHUNK = 4096  # bounds the similarities held at once to this many rows
+ROWS_A_CHUNK = 4096  # queries at once, fewer where there are many rows:
+SIMILARITIES = 2**26  # held at once, 256 MB in float32
 
 
 def knn_votes(
@@ -21,19 +22,21 @@ def knn_votes(
     classes: int,
     *,
     k: int = 20,  # Wu et al. use 200 of a million; a trusted set has ten to a thousand rows a class
-    temperature: float = 0.07,  # Wu et al., Sec. 3.4
+    temperature: float = 0.07,  # Wu et al., Sec. 3.4; infinite: every neighbour has one vote
     leave_self_out: bool = False,
 ) -> Float[Tensor, "queries classes"]:
     """Shares of the votes, rows sum to 1; `leave_self_out` takes queries[i] to be features[i] and bars it.
 
-    Holds ROWS_A_CHUNK x rows similarities. Needs at least one row (two when leaving out); k is cut to what there is.
+    Holds ROWS_A_CHUNK x rows similarities, SIMILARITIES at most. Needs at least one row (two when leaving out); k is
+    cut to what there is.
     """
     k = min(k, len(features) - int(leave_self_out))
     assert k >= 1, "nearest neighbours of no rows"
     features = F.normalize(features, dim=1)
     votes = torch.zeros(len(queries), classes, device=queries.device)
-    for start in range(0, len(queries), ROWS_A_CHUNK):
-        chunk = F.normalize(queries[start : start + ROWS_A_CHUNK], dim=1)
+    at_once = min(ROWS_A_CHUNK, max(SIMILARITIES // len(features), 1))
+    for start in range(0, len(queries), at_once):
+        chunk = F.normalize(queries[start : start + at_once], dim=1)
         similarity = chunk @ features.T
         if leave_self_out:
             similarity.diagonal(offset=start).fill_(-torch.inf)

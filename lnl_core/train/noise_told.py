@@ -15,6 +15,7 @@ and has a value in between. A setting given by the user is never replaced.
 | `clean_ratio` | ProMix: rho | .7 at 20 %, .5 | 0.9 (1 - rate), in 0.1..0.7 |
 | `elr_constants` | ELR+: beta, lambda | C10 sym .7, 3; asym .9, 1; C100 .9, 7 | many classes as C100, else by type |
 | `elr_lambda_ramp` | ELR+: share of training in which lambda rises | C10 0, C100 0.4 | .4 with many classes |
+| `relabel_threshold` | SSR+: theta_r | .9 C10 sym, else .8 | .9 for symmetric noise of few classes, else .8 |
 """
 
 from __future__ import annotations
@@ -142,3 +143,8 @@ def elr_constants(noise: NoiseTold) -> tuple[float, float]:
 def elr_lambda_ramp(noise: NoiseTold) -> float:
     """Share of the training in which ELR+'s lambda rises: with many classes early predictions are still poor."""
     return 0.4 if noise.classes >= MANY else 0.0
+
+
+def relabel_threshold(noise: NoiseTold) -> float:
+    """theta_r of SSR+: lower where probability is shared among many classes, or between a class and its double."""
+    return 0.9 if noise.kind == "symmetric" and noise.classes < MANY else 0.8

@@ -73,3 +73,13 @@ def test_two_rows_of_one_class_are_no_error() -> None:
     features, label = torch.eye(2), torch.zeros(2).long()
     assert probe_accuracy(features, label, 10, generator=torch.Generator()) == 1.0
     assert knn_accuracy(features, label, 10) == 1.0
+
+
+def test_votes_do_not_depend_on_how_many_similarities_are_held(
+    digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, label = digits
+    whole = knn_votes(features, features, label, 10, k=5, leave_self_out=True)
+    monkeypatch.setattr(knn, "SIMILARITIES", 3 * len(features))
+    parts = knn_votes(features, features, label, 10, k=5, leave_self_out=True)
+    assert torch.allclose(whole, parts, atol=1e-5)

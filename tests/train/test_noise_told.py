@@ -41,6 +41,7 @@ def test_asymmetric_noise():
     assert noise_told.elr_constants(told(0.4, 10)) == (0.7, 3.0)
     assert noise_told.elr_constants(told(0.4, 100)) == (0.9, 7.0)
     assert [noise_told.elr_lambda_ramp(told(0.4, classes)) for classes in (10, 100)] == [0.0, 0.4]
+    assert [noise_told.relabel_threshold(value) for value in (told(0.4, 10), noise, told(0.4, 100))] == [0.9, 0.8, 0.8]
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -1,0 +1,277 @@
+"""SSR+: each epoch, the classifier relabels what it is sure of, and neighbours select the labels that are learned.
+
+Feng, Tzimiropoulos, Patras: SSR: An Efficient and Robust Framework for Learning with Unknown Label Noise, BMVC 2022
+(arXiv 2111.11288). Each epoch begins with one pass over the rows. A row whose predicted class is surer than theta_r
+gets it as its label y^r (from the observed label anew each epoch); k nearest neighbours by cosine, balanced by class,
+vote q over these labels; rows with q[y^r] / max q >= theta_s are selected. The network learns a class-balanced draw of
+the selected rows (mixup of strong views) and, on all rows, to give two strong views the same features (SimSiam's loss).
+No warm-up, no second network, no trusted set, no noise rate.
+
+Deviations, all for want of a word in the paper or because data are small, large or unbalanced:
+- theta_r, which the paper sets by the data set, follows from the noise estimate unless it is set (`noise_told`).
+- A row does not vote for itself; a large set is judged by a sample of `neighbour_rows` of its rows, since a vote among
+  all costs rows^2; k is cut to 0.4 of an even class (200 of CIFAR-100's 500), since in a small set 200 neighbours lie
+  in other classes.
+- An epoch has as many steps as all its rows have batches, however few are selected; both losses' views share a pass.
+- Too few selected rows (fewer than a batch) are filled up with the most consistent ones; verified rows are never
+  relabelled and always selected.
+- `class_chances: estimated` draws classes by the estimated prior; `equal` is the paper's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from lnl_core.blocks.knn import knn_votes
+from lnl_core.blocks.mean_record import MeanRecord
+from lnl_core.blocks.mixup import draw_lambda, mix
+from lnl_core.blocks.row_batches import shuffled_batches
+from lnl_core.blocks.sgd_settings import SGDSettings
+from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train.epochs import Record, train_epochs
+from lnl_core.train.ssr_network import ConsistencyNetwork, FeaturesAndLogits, consistency_loss
+from lnl_core.train.ssr_rules import balance, consistency, draw_by_class, neighbour_count, relabel, select
+from lnl_core.train.task import Trained, TrainTask, join_views
+
+NAME = "ssr"
+
+
+class SSRConfig(SGDSettings):
+    """Defaults: the paper's CIFAR settings (300 epochs, SGD 0.02, cosine, batch 128)."""
+
+    theta_r: float | Literal["auto"] = "auto"  # confidence above which a row is relabelled; auto: 0.9 or 0.8
+    theta_s: float = Field(default=1.0, ge=0, le=1)  # consistency from which a row is selected; 1: neighbours agree
+    k: int = Field(default=200, ge=1)  # neighbours; cut for small data
+    neighbour_rows: int = Field(default=50_000, ge=2)  # rows that vote: CIFAR's whole set, a sample of larger ones
+    alpha: float = Field(default=4.0, ge=0)  # mixup's Beta; 0: no mixup
+    consistency_weight: float = Field(default=1.0, ge=0)  # lambda_fc; 0 is SSR without the plus
+    projection: int = Field(default=128, ge=1)  # width of what is compared
+    label_view: Literal["strong", "weak"] = "strong"  # augmentation of the selected rows
+    class_chances: Literal["equal", "estimated"] = "equal"  # how often a class is drawn
+    warmup_epochs: int = Field(default=0, ge=0)  # on all rows and observed labels; from scratch on small data: a few
+
+    @model_validator(mode="after")
+    def _check_theta(self) -> SSRConfig:
+        if self.theta_r != "auto" and not 0 <= self.theta_r <= 1:
+            raise ValueError("theta_r must be 'auto' or lie in 0..1")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    task: TrainTask
+    config: SSRConfig
+    theta_r: float
+    network: ConsistencyNetwork
+    view: FeaturesAndLogits  # of the same classifier
+    updates: MomentumSGD
+    chances: Float[Tensor, " classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What an epoch holds of its rows, on the CPU."""
+
+    rows: Int[Tensor, " rows"]  # row numbers
+    label: Int[Tensor, " rows"]  # y^r
+    moved: Bool[Tensor, " rows"]  # y^r is not the label of the task
+    selected: Bool[Tensor, " rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Voters:
+    """Rows whose relabelled classes are the votes."""
+
+    features: Float[Tensor, "voters features"]
+    label: Int[Tensor, " voters"]
+    classes: int
+    k: int
+
+    def votes(self, features: Float[Tensor, "rows features"], *, own: bool) -> Float[Tensor, "rows classes"]:
+        """Balanced shares; `own`: these are the voters' features, and none votes for itself."""
+        found = knn_votes(
+            features,
+            self.features,
+            self.label,
+            self.classes,
+            k=self.k,
+            temperature=math.inf,  # every neighbour has one vote
+            leave_self_out=own and len(self.features) > 1,
+        )
+        return balance(found, torch.bincount(self.label, minlength=self.classes))
+
+
+@TRAINERS.register(
+    NAME,
+    config=SSRConfig,
+    summary="relabels confident rows, selects by neighbours' votes; balanced mixup and feature consistency (SSR+)",
+    source="Feng, Tzimiropoulos, Patras: SSR, BMVC 2022, arXiv 2111.11288",
+)
+def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
+    """Train one network; holds it with its momentum, the best epoch's weights, `neighbour_rows` features, and a few
+    numbers a row. Nothing but the weights outlives an epoch.
+    """
+    classifier = task.make_model(task.seed(NAME, "weights"))
+    network = task.place(
+        ConsistencyNetwork(
+            classifier,
+            int(classifier.encoder.width),  # type: ignore[union-attr, arg-type]
+            projection=config.projection,
+            seed=task.seed(NAME, "heads"),
+        )
+    )
+    even = torch.full((task.classes,), 1 / task.classes)
+    run = _Run(
+        task=task,
+        config=config,
+        theta_r=noise_told.relabel_threshold(task.noise) if config.theta_r == "auto" else config.theta_r,
+        network=network,
+        view=FeaturesAndLogits(network.classifier),
+        updates=MomentumSGD(network, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay),
+        chances=even if config.class_chances == "equal" else task.prior().cpu(),
+    )
+    return train_epochs(
+        task,
+        method=NAME,
+        epochs=config.epochs,
+        parts={"network": network, "updates": run.updates},
+        predictors=[network.classifier],
+        epoch=lambda number: _epoch(run, number),
+        metrics=lambda: {"derived": {"theta_r": run.theta_r}},
+    )
+
+
+def _epoch(run: _Run, epoch: int) -> Record:
+    """Judge the rows, then train; the generators depend on the epoch alone, so a resumed run draws the same."""
+    rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
+    judgement = _as_observed(run, rows) if epoch < run.config.warmup_epochs else _judge(run, rows, epoch)
+    record = _train(run, judgement, epoch)
+    return {
+        **record,
+        "selected_share": float(judgement.selected.float().mean()),
+        "relabelled_share": float(judgement.moved.float().mean()),
+    }
+
+
+def _as_observed(run: _Run, rows: Tensor) -> Judgement:
+    nothing = torch.zeros(len(rows), dtype=torch.bool)
+    return Judgement(rows=rows, label=run.task.label[rows], moved=nothing, selected=~nothing)
+
+
+def _judge(run: _Run, rows: Tensor, epoch: int) -> Judgement:
+    """Relabel, vote and select: one pass over the rows, first over those that vote."""
+    task, config = run.task, run.config
+    voting, others = _split(rows, config.neighbour_rows, task.generator(NAME, "voters", epoch))
+    seen = [outputs for _, outputs in task.row_chunks(run.view, voting)]
+    features, logits = (torch.cat(part) for part in zip(*seen, strict=True))
+    label, moved = _relabelled(run, voting, logits)
+    k = neighbour_count(config.k, len(voting), task.classes)
+    voters = _Voters(features=features, label=label, classes=task.classes, k=k)
+    parts = [_opinion(task, voting, logits, label, moved, voters.votes(features, own=True))]
+    for chunk, (features, logits) in task.row_chunks(run.view, others) if len(others) else ():
+        label, moved = _relabelled(run, chunk, logits)
+        parts.append(_opinion(task, chunk, logits, label, moved, voters.votes(features, own=False)))
+    order = torch.cat([voting, others]).argsort()
+    found = {name: torch.cat([part[name] for part in parts])[order].cpu() for name in parts[0]}
+    selected = select(found["agreement"], task.known(rows), config.theta_s, config.batch_size)
+    task.remember(
+        epoch,
+        config.epochs,
+        rows,
+        selected=selected & ~found["moved"],
+        clean=found["clean"],
+        belief=torch.where(selected, found["label"], found["voted"]),
+        loss=found["loss"],
+    )
+    return Judgement(rows=rows, label=found["label"], moved=found["moved"], selected=selected)
+
+
+def _split(rows: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`most` random rows, and the others; both sorted."""
+    chosen = torch.zeros(len(rows), dtype=torch.bool)
+    chosen[torch.randperm(len(rows), generator=generator)[:most]] = True
+    return rows[chosen], rows[~chosen]
+
+
+def _relabelled(run: _Run, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    label, known = (value.to(logits.device) for value in (run.task.label[rows], run.task.known(rows)))
+    return relabel(logits.softmax(dim=1), label, known, run.theta_r)
+
+
+def _opinion(
+    task: TrainTask, rows: Tensor, logits: Tensor, label: Tensor, moved: Tensor, votes: Tensor
+) -> dict[str, Tensor]:
+    """A few numbers a row of what was seen."""
+    observed = task.label[rows].to(votes.device)
+    return {
+        "label": label,
+        "moved": moved,
+        "agreement": consistency(votes, label),
+        "clean": votes.gather(1, observed[:, None])[:, 0],
+        "voted": votes.argmax(dim=1),
+        "loss": functional.cross_entropy(logits, observed, reduction="none"),
+    }
+
+
+def _train(run: _Run, judgement: Judgement, epoch: int) -> Record:
+    """As many steps as all rows have batches; beside each batch as many drawn rows of the selected ones."""
+    task, config = run.task, run.config
+    generator = task.generator(NAME, epoch)
+    batches = shuffled_batches(judgement.rows, config.batch_size, generator)
+    chosen = judgement.selected
+    count = sum(len(batch) for batch in batches)
+    drawn = draw_by_class(judgement.rows[chosen], judgement.label[chosen], run.chances, count, generator)
+    label, moved = task.label.clone(), torch.zeros(len(task.label), dtype=torch.bool)
+    label[judgement.rows], moved[judgement.rows] = judgement.label, judgement.moved
+    sums = MeanRecord(len(batches))
+    run.network.train()
+    start = 0
+    for step, batch in enumerate(batches):
+        rows = drawn[start : start + len(batch)]
+        start += len(batch)
+        images, targets = _mixed(run, rows, label, moved, generator)
+        weights = torch.where(moved[rows].to(task.runtime.device), 1.0, task.weights(rows))
+        terms = _terms(run, images, targets, weights.repeat(2), batch, generator)
+        loss = terms["label_loss"] + config.consistency_weight * terms["consistency_loss"]
+        run.updates.step(loss, config.lr_at(epoch, step / len(batches)))
+        sums.add(loss=loss, **terms)
+    return sums.means()
+
+
+def _mixed(run: _Run, rows: Tensor, label: Tensor, moved: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two views of each row, mixed up, with their targets: its own, or the class that it was relabelled to."""
+    task, config = run.task, run.config
+    device = task.runtime.device
+    hard = functional.one_hot(label[rows], task.classes).float().to(device)
+    targets = torch.where(moved[rows].to(device)[:, None], hard, task.targets(rows)).repeat(2, 1)
+    if config.label_view == "weak":
+        images = join_views(task.weak(rows, generator, views=2))
+    else:
+        images = join_views([task.strong(rows, generator) for _ in range(2)])
+    if config.alpha > 0:
+        images, targets = mix(images, targets, draw_lambda(1, config.alpha, generator), generator)
+    return images, targets
+
+
+def _terms(
+    run: _Run, images: Tensor, targets: Tensor, weights: Tensor, batch: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Both losses, from one pass over the mixed images and the views of all rows."""
+    task, labelled = run.task, len(images)
+    if run.config.consistency_weight > 0:
+        images = join_views([images, *(task.strong(batch, generator) for _ in range(2))])
+    logits, projections, predictions = task.forward(run.network, images)
+    losses = functional.cross_entropy(logits[:labelled], targets, reduction="none")
+    compared = torch.zeros((), device=logits.device)
+    if run.config.consistency_weight > 0:
+        compared = consistency_loss(predictions[labelled:], projections[labelled:])
+    return {"label_loss": (weights * losses).mean(), "consistency_loss": compared}
