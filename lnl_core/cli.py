@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from lnl_core.bench_commands import bench
 from lnl_core.config import ConfigError, Params, load_overlays, load_params, load_preset, preset_names, preset_text
 from lnl_core.label_commands import app as labels_app
 from lnl_core.label_commands import commit
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(labels_app, name="labels")
+app.command()(bench)
 log = logging.getLogger("lnl")
 
 Overrides = Annotated[

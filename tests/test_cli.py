@@ -11,7 +11,7 @@ import yaml
 
 from lnl_core.config import load_preset
 
-COMMANDS = ("demo", "run", "stage", "purify", "predict", "report", "methods", "datasets", "presets")
+COMMANDS = ("demo", "run", "stage", "purify", "predict", "report", "methods", "datasets", "presets", "bench")
 
 
 def lnl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -53,6 +53,9 @@ def test_a_preset_prints_as_a_params_file(tmp_path: Path) -> None:
         (["purify", "--features", "f", "--labels", "l", "--out", "o.parquet"], 2, "no such file"),
         (["purify", "--features", "f"], 2, "Missing option"),
         (["nonsense"], 2, "No such command"),
+        (["bench"], 2, "give --preset and --methods"),
+        (["bench", "--preset", "digits", "--methods", "cross_entropi"], 2, "did you mean 'cross_entropy'"),
+        (["bench", "--preset", "digits", "--methods", "cross_entropy", "--seeds", "x"], 2, "--seeds 'x'"),
     ],
 )
 def test_mistakes_get_one_message_and_an_exit_code(
@@ -76,3 +79,23 @@ def test_presets_with_overlays() -> None:
     wrong = lnl("presets", "cifar10+sym81")
     assert wrong.returncode == 2
     assert "did you mean 'sym80'" in wrong.stderr
+
+
+def test_bench_runs_what_is_open_and_prints_the_table(tmp_path: Path) -> None:
+    quick = ["run.threads=1", "model.width=4", "pretrain.simclr.epochs=1", "pretrain.simclr.warmup_epochs=0"]
+    overrides = [word for item in [*quick, "train.cross_entropy.epochs=1"] for word in ("-S", item)]
+    grid = ["bench", "--preset", "digits", "--noise", "sym20", "--methods", "cross_entropy", "--out", tmp_path / "b"]
+    listed = lnl(*grid, "--list", *overrides)
+    assert "open    digits+sym20+cross_entropy seed 2" in listed.stdout
+    assert "0 of 3 cells are done" in listed.stdout
+    done = lnl(*grid, "--seeds", "1", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "[1/1] digits+sym20+cross_entropy seed 0: best" in done.stderr
+    assert done.stdout.startswith("| noise | method |")
+    assert (tmp_path / "b" / "table.md").read_text() == done.stdout
+    assert "1 of 3 cells are done" in lnl(*grid, "--list", *overrides).stdout
+    table = lnl("bench", "--table", "--format", "csv", "--out", tmp_path / "b").stdout
+    assert table.splitlines()[1].startswith("digits,sym20,cross_entropy")
+    failed = lnl(*grid, "--seeds", "7,", *overrides, "-S", "run.device=cpu", "-S", "run.precision=float16")
+    assert failed.returncode == 1
+    assert "FAILED ConfigError: run.precision = 'float16'" in failed.stderr
