@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,25 @@ LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "pyarrow")
 Cell = dict[str, Any]
 
 
-def run_cells(script: str, cells: Sequence[Cell], results: Path, threads: int) -> int:
-    """Run what is missing, a line appended to `results` after each cell; returns how many failed."""
+def run_cells(script: str, cells: Sequence[Cell], results: Path, threads: int, jobs: int = 1) -> int:
+    """Run what is missing, `jobs` at a time, a line appended to `results` after each; returns how many failed."""
     done = [record["cell"] for record in read_results(results)]
     missing = [cell for cell in cells if cell not in done]
     print(f"{len(cells) - len(missing)} of {len(cells)} cells are in {results}", flush=True)
     results.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for number, cell in enumerate(missing, start=1):
-        name = " ".join(str(value) for value in cell.values())
-        record = _in_a_process(script, cell, threads)
-        if record is None:
-            failed += 1
-            print(f"[{number}/{len(missing)}] {name}: FAILED", flush=True)
-            continue
-        with results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        print(f"[{number}/{len(missing)}] {name}: {_brief(record['found'])}", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [(cell, pool.submit(_in_a_process, script, cell, threads)) for cell in missing]
+        for number, (cell, answer) in enumerate(running, start=1):
+            name = " ".join(str(value) for value in cell.values())
+            record = answer.result()
+            if record is None:
+                failed += 1
+                print(f"[{number}/{len(missing)}] {name}: FAILED", flush=True)
+                continue
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"[{number}/{len(missing)}] {name}: {_brief(record['found'])}", flush=True)
     return failed
 
 

@@ -164,8 +164,8 @@ def page(lines: list[str], arguments: argparse.Namespace) -> str:
         f"size, half of the labels drawn anew, {arguments.precision}, median of {arguments.rounds} epochs of the main "
         f"phase (`python benchmarks/train_epochs.py`). {where}",
         "",
-        "Passes a row of the data: forward alone, and forward with backward, which counts 3. The last column is to stay "
-        "below 1.15: what an epoch costs beyond its passes (augmentation, mixtures, neighbours).",
+        "Passes a row of the data: forward alone, and forward with backward, which counts 3. The last column is to "
+        "stay below 1.15: what an epoch costs beyond its passes (augmentation, mixtures, neighbours).",
         "",
         "| method | CE, s | epoch, s | forward | with backward | passes, in CE's | time, in CE's | time / passes |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
