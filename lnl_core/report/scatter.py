@@ -23,7 +23,8 @@ LISTED = 2 * COLOURS  # classes up to which the legend names each: so many look 
 LINE = 13.0  # px, height of a name
 ABOVE = 0.15  # share of a heap's points above its name: strays must not carry it off
 
-NEAR = 50.0  # px
+NEAR = 35.0  # px, half the width of a heap
+CANDIDATES = 200  # points of a class that are tried as its middle
 
 Place = tuple[float, float, str]  # x, y, tooltip
 
@@ -130,6 +131,6 @@ def _heap_names(
 
 
 def _heap(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "near 2"]:
-    """The points around the one that is nearest to the median: of a class in two heaps the larger one, roughly."""
-    middle = points[np.abs(points - np.median(points, axis=0)).sum(axis=1).argmin()]
-    return np.asarray(points[np.abs(points - middle).max(axis=1) <= NEAR])
+    """The points around the one with the most points near it: the largest heap, where a class is in several."""
+    near = np.abs(points[:CANDIDATES, None] - points[None]).max(axis=2) <= NEAR
+    return np.asarray(points[near[near.sum(axis=1).argmax()]])

@@ -40,5 +40,20 @@ def test_bars_lie_inside_the_axes_and_side_by_side() -> None:
     assert made.legend == []  # one heap needs no telling apart
 
 
+def test_a_heap_too_low_to_be_seen_turns_the_scale_into_roots() -> None:
+    """100 times as many rows are then only ten times as high."""
+    heaps = {"right labels": ("b-good", [400, 0]), "wrong labels": ("b-bad", [0, 4])}
+    made = histogram(EDGES, heaps, {}, x_title="x", describe="d")
+    assert made is not None
+    many, few = (bar.height for bar in made.bars)
+    assert many == pytest.approx(10 * few, abs=1.0)
+    assert made.y_title == "rows, on a root scale"
+    assert [tick.text for tick in made.y_ticks] == ["0", "50", "200"]
+    assert all(made.top <= tick.at <= made.bottom for tick in made.y_ticks)
+    plain = histogram(EDGES, {**heaps, "wrong labels": ("b-bad", [0, 40])}, {}, x_title="x", describe="d")
+    assert plain is not None
+    assert plain.y_title == "rows"
+
+
 def test_nothing_to_draw() -> None:
     assert histogram(EDGES, {"rows": ("b-all", [0, 0])}, {}, x_title="x", describe="d") is None

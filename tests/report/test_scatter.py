@@ -56,7 +56,7 @@ def test_names_do_not_cover_each_other() -> None:
 
 
 def test_the_name_of_a_class_in_two_heaps_stands_at_the_larger_one() -> None:
-    places = [(x, 0.0) for x in (0.0, 0.3, 0.6, 8.0, 9.0)]
+    places = [(x, 0.0) for x in (0.0, 8.0, 0.3, 9.0, 0.6)]
     found = scatter(places, [0] * 5, [0] * 5, ["dog"])
     assert found is not None
     [(x, _, _, _)] = found.names
