@@ -228,50 +228,48 @@ def _train(run: _Run, judgement: Judgement, epoch: int) -> Record:
     generator = task.generator(NAME, epoch)
     batches = shuffled_batches(judgement.rows, config.batch_size, generator)
     chosen = judgement.selected
-    count = sum(len(batch) for batch in batches)
-    drawn = draw_by_class(judgement.rows[chosen], judgement.label[chosen], run.chances, count, generator)
+    sizes = [len(batch) for batch in batches]
+    drawn = draw_by_class(judgement.rows[chosen], judgement.label[chosen], run.chances, sum(sizes), generator)
     label, moved = task.label.clone(), torch.zeros(len(task.label), dtype=torch.bool)
     label[judgement.rows], moved[judgement.rows] = judgement.label, judgement.moved
     sums = MeanRecord(len(batches))
     run.network.train()
-    start = 0
-    for step, batch in enumerate(batches):
-        rows = drawn[start : start + len(batch)]
-        start += len(batch)
-        images, targets = _mixed(run, rows, label, moved, generator)
+    for step, (batch, rows) in enumerate(zip(batches, drawn.split(sizes), strict=True)):  # type: ignore[no-untyped-call]
         weights = torch.where(moved[rows].to(task.runtime.device), 1.0, task.weights(rows))
-        terms = _terms(run, images, targets, weights.repeat(2), batch, generator)
+        targets = _targets(task, rows, label, moved)
+        terms = _terms(run, rows, batch, targets.repeat(2, 1), weights.repeat(2), generator)
         loss = terms["label_loss"] + config.consistency_weight * terms["consistency_loss"]
         run.updates.step(loss, config.lr_at(epoch, step / len(batches)))
         sums.add(loss=loss, **terms)
     return sums.means()
 
 
-def _mixed(run: _Run, rows: Tensor, label: Tensor, moved: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two views of each row, mixed up, with their targets: its own, or the class that it was relabelled to."""
-    task, config = run.task, run.config
-    device = task.runtime.device
-    hard = functional.one_hot(label[rows], task.classes).float().to(device)
-    targets = torch.where(moved[rows].to(device)[:, None], hard, task.targets(rows)).repeat(2, 1)
-    if config.label_view == "weak":
-        images = join_views(task.weak(rows, generator, views=2))
-    else:
-        images = join_views([task.strong(rows, generator) for _ in range(2)])
-    if config.alpha > 0:
-        images, targets = mix(images, targets, draw_lambda(1, config.alpha, generator), generator)
-    return images, targets
+def _targets(task: TrainTask, rows: Tensor, label: Tensor, moved: Tensor) -> Float[Tensor, "batch classes"]:
+    """A row's own target, or the class that it was relabelled to."""
+    hard = functional.one_hot(label[rows], task.classes).float().to(task.runtime.device)
+    return torch.where(moved[rows].to(hard.device)[:, None], hard, task.targets(rows))
 
 
 def _terms(
-    run: _Run, images: Tensor, targets: Tensor, weights: Tensor, batch: Tensor, generator: torch.Generator
+    run: _Run, rows: Tensor, batch: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Both losses, from one pass over the mixed images and the views of all rows."""
-    task, labelled = run.task, len(images)
-    if run.config.consistency_weight > 0:
-        images = join_views([images, *(task.strong(batch, generator) for _ in range(2))])
-    logits, projections, predictions = task.forward(run.network, images)
-    losses = functional.cross_entropy(logits[:labelled], targets, reduction="none")
-    compared = torch.zeros((), device=logits.device)
-    if run.config.consistency_weight > 0:
-        compared = consistency_loss(predictions[labelled:], projections[labelled:])
-    return {"label_loss": (weights * losses).mean(), "consistency_loss": compared}
+    """Both losses, from one pass over two mixed views of the drawn rows and two views of all rows' batch."""
+    task, config = run.task, run.config
+    images, compared = _views(run, rows, batch, generator)
+    if config.alpha > 0:
+        images, targets = mix(images, targets, draw_lambda(1, config.alpha, generator), generator)
+    logits, projections, predictions = task.forward(run.network, join_views([images, compared]))
+    losses = functional.cross_entropy(logits[: len(targets)], targets, reduction="none")
+    distance = torch.zeros((), device=logits.device)
+    if len(compared):
+        distance = consistency_loss(predictions[len(targets) :], projections[len(targets) :])
+    return {"label_loss": (weights * losses).mean(), "consistency_loss": distance}
+
+
+def _views(run: _Run, rows: Tensor, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two views of each drawn row, and two strong ones of each row to be compared, if any; strong ones in one go."""
+    both = batch.repeat(2 if run.config.consistency_weight > 0 else 0)
+    if run.config.label_view == "weak":
+        return join_views(run.task.weak(rows, generator, views=2)), run.task.strong(both, generator)
+    views = run.task.strong(torch.cat([rows.repeat(2), both]), generator)
+    return views[: 2 * len(rows)], views[2 * len(rows) :]
