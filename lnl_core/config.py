@@ -41,6 +41,7 @@ class RunSettings(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # autocast type of training and encoding
     threads: int = Field(default=0, ge=0)  # torch threads; 0: as many as the process may use
     image_memory_mb: int = Field(default=8192, ge=1)  # decoded images above this live in a memory-mapped file
+    image_disk_mb: int = Field(default=131072, ge=1)  # and above this stay encoded: training decodes batch by batch
 
 
 class ImageSettings(Settings):

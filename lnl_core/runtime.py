@@ -22,6 +22,7 @@ class Runtime:
     precision: str
     seed: int
     image_memory_mb: int
+    image_disk_mb: int = 131072
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Mixed precision as asked for; a null context in float32."""
@@ -59,6 +60,7 @@ def resolve(run: RunSettings) -> Runtime:
         precision=run.precision,
         seed=run.seed,
         image_memory_mb=run.image_memory_mb,
+        image_disk_mb=run.image_disk_mb,
     )
 
 

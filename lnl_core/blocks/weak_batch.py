@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lnl_core.blocks.network_input import as_input
 from lnl_core.images.augment import weak_view
+from lnl_core.images.encoded import Pixels
 
 
 def weak_views(
-    pixels: UInt8[Tensor, "rows channels height width"],
+    pixels: Pixels,
     rows: Int[Tensor, " batch"],
     generator: torch.Generator,
     *,

@@ -24,10 +24,11 @@ from lnl_core.config import ImageSettings
 from lnl_core.contracts import ContractError, Ids, parts, positions, string_ids
 from lnl_core.files import atomic_path
 from lnl_core.images.decode import BrokenImage, decode_image, map_images, to_array
+from lnl_core.images.encoded import Pixels, open_encoded, spans_path, write_encoded
 from lnl_core.progress import progress_bar
 
 log = logging.getLogger("lnl")
-Pixels = npt.NDArray[np.uint8]
+Arrays = npt.NDArray[np.uint8]
 _DECODER = 1  # raise when decoding changes its result, so that old memory-mapped files are not reused
 _FOOTER = 65536  # bytes at the end of a shard that identify it: row groups, sizes and statistics
 
@@ -76,7 +77,7 @@ def load_images(
     return ImageStore(ids=wanted, pixels=torch.from_numpy(pixels))
 
 
-def iterate_images(part: Path, settings: ImageSettings, batch: int) -> Iterator[tuple[Ids, Pixels]]:
+def iterate_images(part: Path, settings: ImageSettings, batch: int) -> Iterator[tuple[Ids, Arrays]]:
     """The images of one shard in order, as (ids [b], pixels [b, C, H, W]); the last batch may be smaller."""
     reader = pq.ParquetFile(part)
     for table in reader.iter_batches(batch_size=batch, columns=["id", "image"]):
@@ -84,7 +85,7 @@ def iterate_images(part: Path, settings: ImageSettings, batch: int) -> Iterator[
         yield ids, _decode(ids, table.column("image").to_pylist(), settings, part)
 
 
-def _fill(pixels: Pixels, shards: list[Path], target: npt.NDArray[np.int64], settings: ImageSettings) -> None:
+def _fill(pixels: Arrays, shards: list[Path], target: npt.NDArray[np.int64], settings: ImageSettings) -> None:
     start = 0
     with progress_bar("decoding", int((target >= 0).sum()), "images") as advance:
         for shard in shards:
@@ -100,8 +101,8 @@ def _fill(pixels: Pixels, shards: list[Path], target: npt.NDArray[np.int64], set
                 advance(len(keep))
 
 
-def _decode(ids: Ids, images: list[bytes], settings: ImageSettings, shard: Path) -> Pixels:
-    def pixels(data: bytes) -> Pixels | BrokenImage:
+def _decode(ids: Ids, images: list[bytes], settings: ImageSettings, shard: Path) -> Arrays:
+    def pixels(data: bytes) -> Arrays | BrokenImage:
         try:
             return to_array(decode_image(data), settings)
         except BrokenImage as error:
@@ -123,7 +124,7 @@ def _memory_mapped(
     wanted: Ids,
     target: npt.NDArray[np.int64],
     settings: ImageSettings,
-) -> Pixels:
+) -> Arrays:
     path = scratch / f"images-{_fingerprint(shards, wanted, settings)}.uint8"
     if path.exists() and path.stat().st_size == int(np.prod(shape)):
         log.info("%s: decoded images are there already", path)
@@ -134,6 +135,28 @@ def _memory_mapped(
             mapped.flush()
             del mapped
     return np.memmap(path, np.uint8, "c", shape=shape)
+
+
+def open_pixels(
+    folder: Path, settings: ImageSettings, *, ids: Ids, scratch: Path, memory_mb: int, disk_mb: int
+) -> Pixels:
+    """The pixels of `ids` as `load_images` has them; above `disk_mb` MiB the images stay encoded, see `EncodedPixels`.
+
+    Raises:
+        ContractError: as `load_images`.
+    """
+    if len(ids) * settings.channels * settings.size**2 <= max(memory_mb, disk_mb) * 2**20:
+        return load_images(folder, settings, ids=ids, scratch=scratch, memory_mb=memory_mb).pixels
+    shards = parts(folder)
+    have = np.concatenate([_shard_ids(shard) for shard in shards])
+    target = np.full(len(have), -1, dtype=np.int64)
+    target[positions(ids, have, str(folder))] = np.arange(len(ids))
+    path = scratch / f"images-{_fingerprint(shards, ids, settings)}.encoded"
+    if path.exists() and spans_path(path).exists():
+        log.info("%s: encoded images are there already", path)
+    else:
+        write_encoded(path, shards, target)
+    return open_encoded(path, ids, settings)
 
 
 def _fingerprint(shards: list[Path], wanted: Ids, settings: ImageSettings) -> str:

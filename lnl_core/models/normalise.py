@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from lnl_core.images.encoded import Pixels
 
 ROWS_A_CHUNK = 4096  # bounds the float copy that the statistics need
 
@@ -39,7 +41,7 @@ def set_normalisation(network: nn.Module, mean: Float[Tensor, " channels"], std:
 
 
 def pixel_statistics(
-    pixels: UInt8[Tensor, "rows channels height width"],
+    pixels: Pixels,
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
     """Mean and standard deviation per channel in [0, 1]. Holds one chunk of rows as floats at a time."""
     total = torch.zeros(pixels.shape[1], dtype=torch.float64)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import nn
 
 from lnl_core.blocks.network_input import as_input
 from lnl_core.contracts import FloatArray
+from lnl_core.images.encoded import Pixels
 from lnl_core.runtime import Runtime
 
 __all__ = ["as_input", "predict_probabilities"]
@@ -16,7 +16,7 @@ __all__ = ["as_input", "predict_probabilities"]
 
 @torch.inference_mode()
 def predict_probabilities(
-    network: nn.Module, pixels: UInt8[Tensor, "rows channels height width"], runtime: Runtime, batch_size: int = 512
+    network: nn.Module, pixels: Pixels, runtime: Runtime, batch_size: int = 512
 ) -> FloatArray:
     """Probabilities [rows, classes] of an `Ensemble` that is on `runtime.device`; holds one batch of floats at a time.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from lnl_core.blocks.linear_probe import probe_accuracy
 from lnl_core.blocks.schedule import cosine_lr
 from lnl_core.config import ConfigError, Settings
 from lnl_core.images.augment import SimCLRViewSettings, simclr_view
+from lnl_core.images.encoded import EncodedPixels, Pixels
 from lnl_core.models.encoder import Encoder
 from lnl_core.models.predictions import as_input
 from lnl_core.progress import progress_bar
@@ -69,7 +70,7 @@ class TrustedRows:
 class PretrainTask:
     """Images without labels, and where an unfinished run keeps its state."""
 
-    pixels: UInt8[Tensor, "rows channels height width"]  # in memory or memory-mapped
+    pixels: Pixels  # in memory, memory-mapped, or encoded
     trusted: TrustedRows | None
     flip: bool  # may views mirror?
     encoder: Encoder  # freshly drawn, on the CPU; trained in place
@@ -251,9 +252,9 @@ def _parameter_groups(networks: list[nn.Module], weight_decay: float) -> list[di
     ]
 
 
-def _resident(pixels: Tensor, device: torch.device) -> Tensor:
+def _resident(pixels: Pixels, device: torch.device) -> Pixels:
     """The pixels on the GPU where they are small beside its free memory: then no batch crosses the bus."""
-    if device.type != "cuda":
+    if isinstance(pixels, EncodedPixels) or device.type != "cuda":
         return pixels
     free, _ = torch.cuda.mem_get_info(device)
     return pixels.to(device) if pixels.numel() <= RESIDENT_SHARE * free else pixels

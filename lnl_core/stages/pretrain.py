@@ -23,7 +23,8 @@ from lnl_core.config import Settings, parse
 from lnl_core.contracts import Labels, parts, read_labels
 from lnl_core.files import atomic_folder, atomic_path, write_json
 from lnl_core.images.content import content_hash
-from lnl_core.images.store import ImageStore, load_images
+from lnl_core.images.encoded import Pixels
+from lnl_core.images.store import open_pixels
 from lnl_core.models.encoder import Encoder, build_encoder
 from lnl_core.models.normalise import pixel_statistics, set_normalisation
 from lnl_core.models.saved import save_encoder
@@ -51,14 +52,15 @@ def run(settings: PretrainSettings, context: StageContext) -> Metrics:
         return {"method": "none"}
     labels = read_labels(context.paths.source_labels)
     labels = labels.take(np.flatnonzero(labels.split != "test"))
-    store = load_images(
+    pixels = open_pixels(
         context.paths.images,
         context.shared.images,
         ids=labels.ids,
         scratch=context.paths.resume("pretrain"),
         memory_mb=context.runtime.image_memory_mb,
+        disk_mb=context.runtime.image_disk_mb,
     )
-    trained = pretrain_simclr(_task(settings, context, labels, store), settings.simclr)
+    trained = pretrain_simclr(_task(settings, context, labels, pixels), settings.simclr)
     model = context.shared.model
     about = {"method": "simclr", "settings": settings.simclr.model_dump(), "seed": context.runtime.seed}
     save_encoder(context.paths.encoder, trained.encoder, about)
@@ -70,7 +72,7 @@ def run(settings: PretrainSettings, context: StageContext) -> Metrics:
         "final_loss": last["loss"],
         "probe_accuracy": last["probe_accuracy"],
         "knn_accuracy": last["knn_accuracy"],
-        "images": len(store),
+        "images": len(pixels),
         "trusted": int(labels.trusted.sum()),
         "device": context.runtime.device.type,
         "arch": model.arch,
@@ -79,24 +81,24 @@ def run(settings: PretrainSettings, context: StageContext) -> Metrics:
     }
 
 
-def _task(settings: PretrainSettings, context: StageContext, labels: Labels, store: ImageStore) -> PretrainTask:
+def _task(settings: PretrainSettings, context: StageContext, labels: Labels, pixels: Pixels) -> PretrainTask:
     shared, runtime = context.shared, context.runtime
     return PretrainTask(
-        pixels=store.pixels,
+        pixels=pixels,
         trusted=_trusted(labels),
         flip=shared.images.flip,
-        encoder=_new_encoder(context, store),
+        encoder=_new_encoder(context, pixels),
         runtime=runtime,
         checkpoint=context.paths.resume("pretrain") / "simclr.pt",
         fingerprint=_fingerprint(settings, context, labels),
     )
 
 
-def _new_encoder(context: StageContext, store: ImageStore) -> Encoder:
+def _new_encoder(context: StageContext, pixels: Pixels) -> Encoder:
     shared = context.shared
     seed = seed_for(context.runtime.seed, "pretrain", "encoder")
     encoder = build_encoder(shared.model, shared.images.channels, seed=seed)
-    set_normalisation(encoder, *pixel_statistics(store.pixels))
+    set_normalisation(encoder, *pixel_statistics(pixels))
     return encoder
 
 

@@ -29,9 +29,11 @@ from torch import Tensor
 
 from lnl_core.blocks.training_trace import trace_files
 from lnl_core.config import ConfigError, Settings
-from lnl_core.contracts import ContractError, Labels, Purified, positions, read_labels, read_purified
+from lnl_core.contracts import ContractError, Ids, Labels, Purified, parts, positions, read_labels, read_purified
 from lnl_core.files import atomic_folder, atomic_path
-from lnl_core.images.store import ImageStore, load_images
+from lnl_core.images.content import content_hash
+from lnl_core.images.encoded import EncodedPixels, Pixels
+from lnl_core.images.store import open_pixels
 from lnl_core.models.classifier import Classifier, build_classifier, new_classifier
 from lnl_core.models.normalise import pixel_statistics, set_normalisation
 from lnl_core.models.saved import AboutClassifier, load_encoder, read_config, save_classifier
@@ -48,7 +50,6 @@ from lnl_core.world import joined_world, rank, world_size
 log = logging.getLogger("lnl")
 Rows = npt.NDArray[np.intp]
 LabelKind = Literal["observed", "purified_hard", "purified_soft", "confidence_weighted"]
-_HASHED_ROWS = 4096  # images hashed at a time
 
 
 class TrainSettings(Settings):
@@ -91,7 +92,7 @@ class _Data:
     purified: Purified
     rows: Rows  # training rows of `labels`
     verified: npt.NDArray[np.bool_] | None  # of `rows`; None: no trusted row is learned from
-    pixels: Tensor  # of `rows`
+    pixels: Pixels  # of `rows`
     held_out: HeldOut
     statistics: tuple[Tensor, Tensor]  # mean and standard deviation of `pixels` a channel
     digest: str  # of everything above
@@ -161,25 +162,27 @@ def _read(settings: TrainSettings, context: StageContext) -> _Data:
         raise ContractError(f"{paths.labels}: has no untrusted train rows, so there is nothing to train on")
     held_rows, kind, added = _held_out_rows(settings, labels, context.runtime)
     rows = np.sort(np.concatenate([noisy, added]))
-    store = load_images(
+    ids = labels.ids[np.concatenate([rows, held_rows])]
+    pixels = open_pixels(
         paths.images,
         context.shared.images,
-        ids=labels.ids[np.concatenate([rows, held_rows])],
+        ids=ids,
         scratch=paths.resume("train"),
         memory_mb=context.runtime.image_memory_mb,
+        disk_mb=context.runtime.image_disk_mb,
     )
     purified = _purified(paths.purified, labels)
-    pixels = _near_the_networks(store.pixels, context.runtime.device)
+    mine, held = _part(pixels, 0, len(rows)), _part(pixels, len(rows), len(pixels))
     held_label = torch.from_numpy(labels.label[held_rows].astype(np.int64))
     return _Data(
         labels=labels,
         purified=purified,
         rows=rows,
         verified=labels.trusted[rows] if len(added) else None,
-        pixels=pixels[: len(rows)],
-        held_out=HeldOut(pixels=pixels[len(rows) :], label=held_label, kind=kind),
-        statistics=pixel_statistics(store.pixels[: len(rows)]),
-        digest=_digest(store, labels, purified),
+        pixels=_near_the_networks(mine, context.runtime.device),
+        held_out=HeldOut(pixels=_near_the_networks(held, context.runtime.device), label=held_label, kind=kind),
+        statistics=pixel_statistics(mine),
+        digest=_digest(parts(paths.images), ids, labels, purified),
     )
 
 
@@ -213,9 +216,17 @@ def _purified(path: Path, labels: Labels) -> Purified:
     return purified
 
 
-def _near_the_networks(pixels: Tensor, device: torch.device) -> Tensor:
+def _part(pixels: Pixels, start: int, stop: int) -> Pixels:
+    return pixels.part(start, stop) if isinstance(pixels, EncodedPixels) else pixels[start:stop]
+
+
+def _near_the_networks(pixels: Pixels, device: torch.device) -> Pixels:
     """All pixels on a GPU that has ample room, so that batches need not cross the bus; else where they are."""
-    if device.type != "cuda" or pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+    if (
+        isinstance(pixels, EncodedPixels)
+        or device.type != "cuda"
+        or pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2
+    ):
         return pixels
     return pixels.to(device)
 
@@ -374,10 +385,10 @@ def _start_hash(settings: TrainSettings, context: StageContext) -> str:
     return start_hash(Path(settings.init_checkpoint)) if settings.init == "checkpoint" else "scratch"
 
 
-def _digest(store: ImageStore, labels: Labels, purified: Purified) -> str:
-    digest = hashlib.blake2b(json.dumps([list(labels.class_names), list(store.ids)]).encode())
-    for start in range(0, len(store), _HASHED_ROWS):
-        digest.update(store.pixels[start : start + _HASHED_ROWS].contiguous().numpy().tobytes())
+def _digest(shards: list[Path], ids: Ids, labels: Labels, purified: Purified) -> str:
+    """Of images (by the hashes in their shards), ids and labels."""
+    content = sorted(content_hash(shard) for shard in shards)
+    digest = hashlib.blake2b(json.dumps([list(labels.class_names), list(ids), content]).encode())
     for array in (labels.label, labels.trusted, purified.applied_label, purified.soft_label):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

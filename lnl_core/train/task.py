@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +25,7 @@ from lnl_core.blocks.training_trace import TraceEpoch, traced_epochs, write_trac
 from lnl_core.blocks.weak_batch import weak_views
 from lnl_core.contracts import Ids
 from lnl_core.images.augment import strong_view
+from lnl_core.images.encoded import Pixels
 from lnl_core.runtime import Runtime, seed_for
 from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
@@ -39,7 +40,7 @@ EVALUATION_ROWS = 512  # rows a forward pass where all rows are looked at
 class HeldOut:
     """Rows that choose the checkpoint: trusted rows, or noisy validation rows; never test rows."""
 
-    pixels: UInt8[Tensor, "rows channels height width"]
+    pixels: Pixels
     label: Int[Tensor, "rows"]
     kind: str  # "trusted" | "val" | "none"
 
@@ -49,7 +50,7 @@ class TrainTask:
     """The training rows, sorted by id, with the labels to learn from (observed or purified)."""
 
     ids: Ids
-    pixels: UInt8[Tensor, "rows channels height width"]  # in memory or memory-mapped
+    pixels: Pixels  # uint8 in memory, on the GPU or memory-mapped; or encoded, decoded batch by batch
     label: Int[Tensor, "rows"]
     soft_label: Float[Tensor, "rows classes"] | None  # purified soft labels, where there are some
     held_out: HeldOut

@@ -388,3 +388,11 @@ def test_a_sampled_epoch_and_its_trace(paths, monkeypatch):
     assert len(drawn) == 50
     assert int(counts.max() - counts.min()) <= 1
     assert paths.train_trace.is_dir()
+
+
+def test_images_that_stay_encoded_give_the_same_model(paths):
+    big = {**PARAMS, "images": {"size": 96, "channels": 1, "flip": False}}  # 240 images: 2.1 MiB
+    run_stage("train", big, paths)
+    whole = files_below(paths.model)
+    run_stage("train", {**big, "run": {**PARAMS["run"], "image_memory_mb": 1, "image_disk_mb": 1}}, paths)
+    assert files_below(paths.model) == whole

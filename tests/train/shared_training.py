@@ -57,7 +57,8 @@ def main() -> None:
             trained = entry.make(task_of(out, method), parse(entry.config, values, method))
             if not rank():
                 torch.save(
-                    {"curve": list(trained.curve), "last": [dict(state) for state in trained.last]}, out / f"{method}.pt"
+                    {"curve": list(trained.curve), "last": [dict(state) for state in trained.last]},
+                    out / f"{method}.pt",
                 )
 
 
