@@ -22,6 +22,8 @@ from lnl_core.train.task import HeldOut, TrainTask
 # Settings under which a method is through in a second or two; a method that is not named here gets its defaults.
 QUICK = {
     "cross_entropy": {"epochs": 3, "batch_size": 32, "lr": 0.1, "mixup_alpha": 1.0, "label_smoothing": 0.1},
+    "co_teaching": {"epochs": 4, "batch_size": 32, "lr": 0.01, "ramp_epochs": 2},
+    "cdr": {"epochs": 4, "batch_size": 32, "lr": 0.1, "gradual_epochs": 2},
     "divide_mix": {"epochs": 4, "warmup_epochs": 2, "batch_size": 32, "lr": 0.1, "loss_window": 2, "lambda_u": 5},
     "pro_mix": {"epochs": 4, "warmup_epochs": 1, "ramp_epochs": 1, "batch_size": 32, "agree_from": 0.5, "tau": 0.7},
     "elr": {"epochs": 4, "batch_size": 32, "lr": 0.1},
