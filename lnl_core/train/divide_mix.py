@@ -247,12 +247,12 @@ def _epoch(run: _Run, epoch: int) -> Record:
     rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
     if epoch < run.config.warmup_epochs:
         return {"loss": float(np.mean([_warm_up(run, rows, epoch, number) for number in range(2)]))}
-    mixtures = _mixtures(run, rows, epoch)
+    mixtures, predicted = _mixtures(run, rows, epoch)
     records = []
     for number in range(2):
         split = _split(run, rows, mixtures[1 - number])  # co-divide: the other network's view
         if number == 0:
-            _remember(run, rows, mixtures[1], split, epoch)
+            _remember(run, rows, mixtures[1], split, predicted[1], epoch)
         records.append(_semi_supervised(run, split, epoch, number))
     return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
 
@@ -275,17 +275,18 @@ def _warm_up(run: _Run, rows: Tensor, epoch: int, number: int) -> float:
     return sums.means()["loss"]
 
 
-def _mixtures(run: _Run, rows: Tensor, epoch: int) -> list[Mixture]:
-    """The split of each network's losses, which are averaged over the last `loss_window` epochs.
+def _mixtures(run: _Run, rows: Tensor, epoch: int) -> tuple[list[Mixture], list[Tensor]]:
+    """The split of each network's losses, averaged over the last `loss_window` epochs; and the classes it predicts.
 
     Where an epoch sees a sample of the rows, there is no last epoch to average over.
     """
     task, config = run.task, run.config
-    losses = torch.stack([_row_losses(task, network, rows) for network in run.networks])
+    found = [_look(task, network, rows) for network in run.networks]
+    losses = torch.stack([scaled for scaled, _ in found])
     window = run.derived.loss_window if len(rows) == len(task.label) else 1
     run.memory.losses = [*run.memory.losses, losses][-window:]
     mean = torch.stack(run.memory.losses).mean(dim=0).numpy()
-    return [
+    mixtures = [
         split_losses(
             mean[number],
             random_state=task.seed(NAME, "mixture", epoch, number),
@@ -296,12 +297,19 @@ def _mixtures(run: _Run, rows: Tensor, epoch: int) -> list[Mixture]:
         )
         for number in range(2)
     ]
+    return mixtures, [predicted for _, predicted in found]
 
 
-def _row_losses(task: TrainTask, network: nn.Module, rows: Tensor) -> Float[Tensor, " rows"]:
-    """Losses of the plain images, scaled to 0..1 over the rows."""
-    losses = task.row_losses(network, rows)
-    return (losses - losses.min()) / (losses.max() - losses.min()).clamp_min(1e-12)
+def _look(
+    task: TrainTask, network: nn.Module, rows: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Of the plain images: losses scaled to 0..1 over the rows, and predicted classes."""
+    found, predicted = [], []
+    for chunk, logits in task.row_chunks(network, rows):
+        found.append(functional.cross_entropy(logits, task.targets(chunk), reduction="none").cpu())
+        predicted.append(logits.argmax(dim=1).cpu())
+    losses = torch.cat(found)
+    return (losses - losses.min()) / (losses.max() - losses.min()).clamp_min(1e-12), torch.cat(predicted)
 
 
 def _split(run: _Run, rows: Tensor, mixture: Mixture) -> Split:
@@ -314,7 +322,7 @@ def _split(run: _Run, rows: Tensor, mixture: Mixture) -> Split:
     return Split(labelled=rows[kept], unlabelled=rows[~kept], clean=clean)
 
 
-def _remember(run: _Run, rows: Tensor, mixture: Mixture, split: Split, epoch: int) -> None:
+def _remember(run: _Run, rows: Tensor, mixture: Mixture, split: Split, predicted: Tensor, epoch: int) -> None:
     selected = torch.zeros(len(run.task.label), dtype=torch.bool)
     selected[split.labelled] = True
     run.task.remember(
@@ -324,6 +332,7 @@ def _remember(run: _Run, rows: Tensor, mixture: Mixture, split: Split, epoch: in
         mixture=mixture.parameters,
         selected=selected[rows],
         clean=split.clean[rows],
+        belief=torch.where(selected[rows], run.task.label[rows], predicted),
         loss=mixture.values,
     )
 
