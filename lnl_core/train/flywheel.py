@@ -52,6 +52,7 @@ from lnl_core.blocks.contrastive import contrastive_loss
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
 from lnl_core.blocks.mixup import draw_lambda, mix
+from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
 from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
@@ -71,8 +72,8 @@ from lnl_core.train.task import EVALUATION_ROWS, Trained, TrainTask, join_views
 NAME = "flywheel"
 GAMMA_RANGE = (0.01, 0.99)
 MODES: dict[str, dict[str, Any]] = {
-    "paper": {"cap_regulariser": False, "corruption_smoothing": 0.0},
-    "fixed": {"cap_regulariser": True, "corruption_smoothing": 1.0},
+    "paper": {"cap_regulariser": False, "regulariser_ramp": 0.0, "corruption_smoothing": 0.0},
+    "fixed": {"cap_regulariser": True, "regulariser_ramp": 10.0, "corruption_smoothing": 1.0},
 }
 
 
@@ -92,6 +93,7 @@ class FlywheelConfig(SGDSettings):
     confidence_floor: float = Field(default=1e-8, gt=0, lt=0.1)  # least g in the regulariser's logarithm
     joined_views: bool = True  # mixed and strong views in one pass, which share batch statistics
     cap_regulariser: bool  # lambda p(y) <= 1/2 for every class
+    regulariser_ramp: float = Field(ge=0)  # epochs after the warm-up in which lambda rises from 0
     corruption_smoothing: float = Field(ge=0)  # rows added to each class of T_c
 
     @model_validator(mode="before")
@@ -298,7 +300,7 @@ def _train_main(run: _Run, rows: Tensor, epoch: int, resampled: Tensor | None, c
     task, config = run.task, run.config
     generator = task.generator(NAME, "main", epoch)
     shares = label_shares(task.label[rows] if resampled is None else resampled, task.classes, clean)
-    strength = config.confidence_regulariser
+    strength = config.confidence_regulariser * linear_ramp(float(epoch), config.warmup_epochs, config.regulariser_ramp)
     if config.cap_regulariser:
         strength = capped_weight(strength, shares)
     network, shares = run.main.module.train(), shares.to(task.runtime.device)
