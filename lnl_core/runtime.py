@@ -48,6 +48,8 @@ def resolve(run: RunSettings) -> Runtime:
     name = run.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # of torch's launcher: a GPU a process
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"run.device = {run.device!r}: this machine has no CUDA device; use 'auto' or 'cpu'")
     if run.precision == "float16" and name == "cpu":

@@ -34,7 +34,7 @@ def joined_world(device: torch.device) -> Iterator[int]:
 
     NCCL between GPUs, gloo between CPUs. Yields the rank.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if launched() == 1 or distributed.is_initialized():
         yield rank()
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -43,6 +43,16 @@ def joined_world(device: torch.device) -> Iterator[int]:
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+def launched() -> int:
+    """How many processes torch's launcher started this one among; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leads() -> bool:
+    """Is this the process that writes a stage's files? Also true outside a joined world, without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def share_of(batch: int) -> slice:

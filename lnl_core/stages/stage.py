@@ -25,6 +25,7 @@ from lnl_core.files import write_json
 from lnl_core.registry import Registry, unknown_name
 from lnl_core.runtime import Runtime, resolve
 from lnl_core.stages.layout import Layout
+from lnl_core.world import launched, leads
 
 log = logging.getLogger("lnl")
 STAGE_NAMES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
@@ -62,6 +63,7 @@ class Stage:
     shared: tuple[str, ...]  # shared settings that its result depends on, e.g. "run.seed", "images"
     pool: Literal["cpu", "gpu"] = "cpu"
     reads_metrics: tuple[str, ...] = ()  # stages whose metrics.json it reads
+    shared_by_processes: bool = False  # may torch's launcher start several processes of it?
 
 
 def stage_named(name: str) -> Stage:
@@ -110,6 +112,8 @@ def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
     Checks its own section and the shared ones; `check_params` checks them all, and imports all stages to do so.
     """
     stage = stage_named(name)
+    if launched() > 1 and not stage.shared_by_processes:
+        raise ConfigError(f"stage {name!r} runs in one process; start it without torch's launcher (train can use it)")
     _check_sections(params, (name,))
     shared = shared_settings(params)
     settings = stage.settings(params.get(name))
@@ -118,8 +122,9 @@ def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
     started = time.perf_counter()
     metrics = dict(stage.run(settings, context))
     metrics["seconds"] = round(time.perf_counter() - started, 3)
-    write_json(paths.metrics(name), {name: metrics})
-    shutil.rmtree(paths.resume(name), ignore_errors=True)
+    if leads():
+        write_json(paths.metrics(name), {name: metrics})
+        shutil.rmtree(paths.resume(name), ignore_errors=True)
     log.info("stage %s: done in %.1f s", name, metrics["seconds"])
     return metrics
 

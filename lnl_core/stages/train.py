@@ -402,6 +402,7 @@ STAGE = Stage(
     reads=("images", "labels", "purified", "encoder"),
     writes=("model", "yardstick", "train_curves", "train_trace"),
     reads_metrics=("purify",),
+    shared_by_processes=True,
     shared=("run.seed", "run.precision", "images", "model"),
     pool="gpu",
 )

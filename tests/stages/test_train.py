@@ -7,11 +7,15 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -396,3 +400,25 @@ def test_images_that_stay_encoded_give_the_same_model(paths):
     whole = files_below(paths.model)
     run_stage("train", {**big, "run": {**PARAMS["run"], "image_memory_mb": 1, "image_disk_mb": 1}}, paths)
     assert files_below(paths.model) == whole
+
+
+def test_the_launcher_trains_one_model_in_two_processes(paths, tmp_path):
+    run_stage("train", PARAMS, paths)
+    alone = load_classifier(paths.model / "last").ensemble.networks[0].state_dict()
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(PARAMS))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "lnl_core.cli", "stage", "train", "--params", str(params), "--root", str(paths.root)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*launch, *command], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = load_classifier(paths.model / "last").ensemble.networks[0].state_dict()
+    assert json.loads(paths.metrics("train").read_text())["train"]["processes"] == 2
+    assert all(torch.allclose(alone[name].float(), together[name].float(), atol=1e-3) for name in alone)
+    assert not paths.resume("train").exists()
+
+
+def test_other_stages_refuse_the_launcher(paths, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="stage 'report' runs in one process"):
+        run_stage("report", PARAMS, paths)
