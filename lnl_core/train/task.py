@@ -124,14 +124,6 @@ class TrainTask:
                 outputs = self.forward(module, self.plain(chunk))
             yield chunk, outputs
 
-    def row_losses(self, module: nn.Module, rows: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """Cross-entropy of these rows' plain images with their targets, nats, on the CPU."""
-        losses = [
-            functional.cross_entropy(logits, self.targets(chunk), reduction="none").cpu()
-            for chunk, logits in self.row_chunks(module, rows)
-        ]
-        return torch.cat(losses)
-
     def plain(self, rows: Int[Tensor, " batch"]) -> Image:
         """The images as they are."""
         return as_input(self.pixels[rows.to(self.pixels.device)], self.runtime.device)

@@ -254,3 +254,14 @@ def test_config_round_trips_and_refuses_strangers(method):
     assert entry.summary
     with pytest.raises(ValueError, match=r"unknown setting; did you mean 'epochs'"):
         parse(entry.config, {"epoch": 1}, method)
+
+
+def test_compiled_networks_are_compiled_and_train_alike(tmp_path, monkeypatch):
+    """Only that it is asked for: compiling itself takes a compiler and a minute."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    plain = train("divide_mix", make_task(tmp_path / "plain"))
+    assert not compiled
+    asked = train("divide_mix", dataclasses.replace(make_task(tmp_path / "asked"), compiled=True))
+    assert compiled == ["Classifier", "Classifier"]
+    assert plain.curve == asked.curve
