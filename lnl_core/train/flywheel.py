@@ -14,9 +14,9 @@ No code was released. Where the paper's wording and good sense differ, `mode` se
                            paper   fixed
     cap_regulariser        false   true: lambda falls where a class has so many labels that lambda = 3 would push it out
                                    (Lemma 1 takes even classes); nothing changes for six and more even classes
-    regulariser_ramp       0       10 epochs: with lambda > 1 the loss drives g on to whatever it holds of a row, so at its
-                                   full weight from the first cycle on it confirms a weak g's mistakes. On the digits at
-                                   80 % noise f's accuracy then fell in the cycles instead of rising
+    regulariser_ramp       0       10 epochs: with lambda > 1 the loss drives g on to whatever it holds of a row; at
+                                   full weight from the first cycle on it confirms a weak g's mistakes. On the digits
+                                   at 80 % noise f's accuracy then fell from cycle to cycle
     corruption_smoothing   0       1 row, spread evenly, is added to each class of T_c: a class with next to no
                                    corrupted label has no estimate
 What the paper leaves open, and what is done here:
