@@ -61,7 +61,7 @@ def run_cell(cell: Cell, out: Path) -> Record:
         _keep(paths, out / "cells" / f"{cell.spec}-seed{cell.seed}-{cell.settings[:8]}")
         return finished(cell, paths)
     except FAILURES as error:
-        log.warning("%s: failed: %s", cell.name, error)
+        log.info("%s: failed", cell.name, exc_info=error)
         return failed(cell, error, traceback.format_exc())
 
 
