@@ -100,7 +100,7 @@ def train_cdr(task: TrainTask, config: CDRConfig) -> Trained:
         generator = task.generator(NAME, number)
         batches = task.epoch_batches(config.batch_size, generator)
         sums, seen = MeanRecord(len(batches)), []
-        forgotten = tau * linear_ramp(number, 0, config.gradual_epochs)
+        forgotten = tau * linear_ramp(float(number), 0, config.gradual_epochs)
         network.train()
         for step, rows in enumerate(batches):
             [images] = task.weak(rows, generator)
