@@ -224,7 +224,7 @@ def test_derived_settings_meet_the_published_ones(tmp_path):
 @pytest.mark.parametrize(
     "switch",
     [
-        {"joined_views": False},
+        {"joined_views": True},
         {"gamma": 0.0},
         {"lambda_u": 0.0},
         {"mixing": "row"},
