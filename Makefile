@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-dmlp bench-emlc bench-purify clean
+.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-dmlp bench-emlc bench-purify bench-train clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -34,6 +34,10 @@ bench-digits: install ## repeat the results table of README.md over several seed
 	@$(BIN)/python benchmarks/digits.py --write README.md
 
 # Finished cells are kept in benchmarks/results; the features come from LNL_TEST_DATA, by default ../shared/data.
+bench-train: install ## training methods on digits and CIFAR-10 images, and the cost of an epoch (an hour on two cores)
+	@$(BIN)/python benchmarks/train.py --readme README.md
+	@$(BIN)/python benchmarks/train_epochs.py --write benchmarks/results/train_epochs.md
+
 bench-purify: install ## purifiers x noise, and up to a million rows, into benchmarks/results (hours)
 	@$(BIN)/python benchmarks/purify.py
 	@$(BIN)/python benchmarks/purify_scaling.py

@@ -47,8 +47,19 @@ from lnl_core.stages.stage import run_stage, shared_settings
 HERE = Path(__file__).parent
 NAMES = {
     "cross_entropy": "CE",
+    "co_teaching": "Co-teaching",
+    "co_teaching_plus": "Co-teaching+",
+    "jocor": "JoCoR",
+    "cdr": "CDR",
+    "elr": "ELR",
+    "elr_plus": "ELR+",
     "divide_mix": "DivideMix",
+    "pro_mix": "ProMix",
+    "flywheel": "LNL-flywheel",
+    "ssr": "SSR+",
 }
+VARIANTS = {"co_teaching_plus": "plus", "jocor": "jocor"}  # of co_teaching
+START, END = "<!-- training -->", "<!-- /training -->"
 DIGITS_EPOCHS, CIFAR_EPOCHS = 60, 20
 DIGITS_NOISES, CIFAR_NOISES = ("sym 20", "sym 50", "sym 80"), ("worse", "sym 50")
 SHORT = {  # what the number of epochs and the size of the data change in a method; everything else is its default
@@ -73,6 +84,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--results", type=Path, default=HERE / "results" / "train.jsonl")
     parser.add_argument("--render", action="store_true", help="write the page from what is there, run nothing")
+    parser.add_argument("--readme", type=Path, help="replace the tables between the markers in this file, too")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["LNL_TEST_DATA"] = str(arguments.data.resolve())
@@ -87,8 +99,13 @@ def main() -> None:
                 prepare(cell, Path(folder))
             failed = run_cells(__file__, todo, arguments.results, threads=1, jobs=arguments.jobs)
     page = arguments.results.with_suffix(".md")
-    page.write_text(render(read_results(arguments.results)), encoding="utf-8")
+    records = read_results(arguments.results)
+    page.write_text(render(records), encoding="utf-8")
     print(f"wrote {page}")
+    if arguments.readme and records:
+        before, rest = arguments.readme.read_text(encoding="utf-8").split(START)
+        text = f"{before}{START}\n{tables(records, '###')}\n{END}{rest.split(END)[1]}"
+        arguments.readme.write_text(text, encoding="utf-8")
     return sys.exit(f"{failed} cells failed") if failed else None
 
 
@@ -179,14 +196,17 @@ def params(cell: Cell) -> Params:
     inject: dict[str, Any] = {"type": "none"}
     if cell["noise"].startswith("sym"):
         inject = {"type": "symmetric", "symmetric": {"rate": int(cell["noise"][4:]) / 100, "protocol": "inclusive"}}
-    own = {"epochs": DIGITS_EPOCHS if small else CIFAR_EPOCHS, **SHORT[cell["data"]][cell["method"]]}
+    method = "co_teaching" if cell["method"] in VARIANTS else cell["method"]
+    own = {"epochs": DIGITS_EPOCHS if small else CIFAR_EPOCHS, **SHORT[cell["data"]].get(cell["method"], {})}
+    if cell["method"] in VARIANTS:
+        own["variant"] = VARIANTS[cell["method"]]
     return {
         "run": {"seed": cell["seed"], "device": "cpu", "threads": 1},
         "images": {"size": 8 if small else 32, "channels": 1 if small else 3, "flip": not small},
         "model": {"arch": "small_cnn", "width": 32 if small else 16},
         "prepare": {"dataset": "digits"},
         "inject": inject,
-        "train": {"method": cell["method"], "labels": cell["labels"], "yardstick": False, cell["method"]: own},
+        "train": {"method": method, "labels": cell["labels"], "yardstick": False, method: own},
     }
 
 
@@ -239,11 +259,16 @@ def render(records: list[dict[str, Any]]) -> str:
         "",
         machine_line(records),
     ]
+    return "\n".join([*lines, "", tables(records, "##"), ""])
+
+
+def tables(records: list[dict[str, Any]], level: str) -> str:
+    lines = []
     for data, labels in (("digits", "observed"), ("cifar10", "observed"), ("cifar10", "purified_hard")):
         found = [one for one in records if (one["cell"]["data"], one["cell"]["labels"]) == (data, labels)]
         if found:
-            lines += ["", f"## {heading(data, labels)}", "", *table(found)]
-    return "\n".join([*lines, ""])
+            lines += [f"{level} {heading(data, labels)}", "", *table(found), ""]
+    return "\n".join(lines[:-1])
 
 
 def heading(data: str, labels: str) -> str:
