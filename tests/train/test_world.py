@@ -18,6 +18,12 @@ SETTINGS = {
     "cross_entropy": {"epochs": 2, "batch_size": 25, "lr": 0.02, "mixup_alpha": 1.0},
     "divide_mix": {"epochs": 3, "warmup_epochs": 2, "batch_size": 16, "lr": 0.02, "lambda_u": 5},
     "pro_mix": {"epochs": 3, "warmup_epochs": 1, "ramp_epochs": 1, "batch_size": 32, "lr": 0.02},
+    "flywheel": {"epochs": 3, "warmup_epochs": 1, "batch_size": 25, "lr": 0.02},
+    "elr": {"epochs": 2, "batch_size": 25, "lr": 0.02},
+    "elr_plus": {"epochs": 2, "batch_size": 25, "lr": 0.02},
+    "ssr": {"epochs": 2, "batch_size": 25, "lr": 0.02},
+    "co_teaching": {"epochs": 2, "batch_size": 25, "lr": 0.001},
+    "cdr": {"epochs": 2, "batch_size": 25, "lr": 0.02},
 }
 
 
