@@ -19,6 +19,8 @@ No code was released. Where the paper's wording and good sense differ, `mode` se
                                    at 80 % noise f's accuracy then fell from cycle to cycle
     corruption_smoothing   0       1 row, spread evenly, is added to each class of T_c: a class with next to no
                                    corrupted label has no estimate
+    align                  false   true: f's predictions of an epoch have the estimated class prior as their mean; a
+                                   weak f otherwise drifts to a few classes, g follows, and both forget the others
 What the paper leaves open, and what is done here:
 - E-steps are once an epoch, for all its rows: Eqs. 6, 8 and 14 are sums over one dataset with one q, gamma and T_c.
 - The epoch here starts with f's predictions, then has the main M-step, both E-steps and the auxiliary M-step. That is
@@ -51,6 +53,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.blocks.align import align_to_prior
 from lnl_core.blocks.contrastive import contrastive_loss
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
@@ -75,8 +78,8 @@ from lnl_core.train.task import EVALUATION_ROWS, Trained, TrainTask, join_views
 NAME = "flywheel"
 GAMMA_RANGE = (0.01, 0.99)
 MODES: dict[str, dict[str, Any]] = {
-    "paper": {"cap_regulariser": False, "regulariser_ramp": 0.0, "corruption_smoothing": 0.0},
-    "fixed": {"cap_regulariser": True, "regulariser_ramp": 10.0, "corruption_smoothing": 1.0},
+    "paper": {"cap_regulariser": False, "regulariser_ramp": 0.0, "corruption_smoothing": 0.0, "align": False},
+    "fixed": {"cap_regulariser": True, "regulariser_ramp": 10.0, "corruption_smoothing": 1.0, "align": True},
 }
 
 
@@ -98,6 +101,7 @@ class FlywheelConfig(SGDSettings):
     cap_regulariser: bool  # lambda p(y) <= 1/2 for every class
     regulariser_ramp: float = Field(ge=0)  # epochs after the warm-up in which lambda rises from 0
     corruption_smoothing: float = Field(ge=0)  # rows added to each class of T_c
+    align: bool  # f's predictions of an epoch are brought to the estimated class prior (blocks/align)
 
     @model_validator(mode="before")
     @classmethod
@@ -271,7 +275,8 @@ def _predictions(
         run.task.predict(auxiliary.classifier, run.task.weak(chunk, generator, run.config.views)).mean(dim=0).cpu()
         for chunk in rows.split(EVALUATION_ROWS)  # type: ignore[no-untyped-call]
     ]
-    return torch.cat(found)
+    predictions = torch.cat(found)
+    return align_to_prior(predictions, run.task.prior().cpu()) if run.config.align else predictions
 
 
 def _main_e_step(run: _Run, rows: Tensor, outlier: Float[np.ndarray, " rows"]) -> _Cleanness:

@@ -59,6 +59,13 @@ class NoiseTold:
         commonest = float((self.prior * off.max(axis=1)).sum() / wrong.sum())
         return "asymmetric" if commonest > max(0.5, 2 / (self.classes - 1)) else "symmetric"
 
+    def prior_of_balanced(self) -> Array:
+        """[K] the shares of the true classes among rows drawn so that each label is equally often: mean_j p(y | j)."""
+        joint = self.prior[:, None] * self.transition  # p(y, j)
+        share = joint.sum(axis=0)
+        seen = share > 0
+        return np.asarray((joint[:, seen] / share[seen]).mean(axis=1))
+
     def as_metrics(self) -> dict[str, Any]:
         """Plain JSON for metrics.json."""
         return {

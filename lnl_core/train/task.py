@@ -168,8 +168,9 @@ class TrainTask:
         return shuffled_batches(self.epoch_rows(generator), batch_size, generator)
 
     def prior(self) -> Float[Tensor, " classes"]:
-        """The estimated class prior on the runtime's device; no class below a thousandth of an even share."""
-        prior = np.maximum(self.noise.prior, 1e-3 / self.classes)
+        """The estimated class prior of an epoch's rows, on the device; no class below a thousandth of an even share."""
+        prior = self.noise.prior_of_balanced() if self.sampling.balanced else self.noise.prior
+        prior = np.maximum(prior, 1e-3 / self.classes)
         return torch.from_numpy(prior / prior.sum()).float().to(self.runtime.device)
 
     def generator(self, method: str, *what: object) -> torch.Generator:

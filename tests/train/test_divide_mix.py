@@ -110,9 +110,7 @@ def test_bad_settings(bad):
 
 def test_learning_rate_schedules():
     step = parse(DivideMixConfig, {}, "divide_mix")
-    assert [step.lr_at(epoch, 0.5) for epoch in (0, 149, 150, 299)] == pytest.approx(
-        [0.02, 0.02, 0.002, 0.002]
-    )
+    assert [step.lr_at(epoch, 0.5) for epoch in (0, 149, 150, 299)] == pytest.approx([0.02, 0.02, 0.002, 0.002])
     cosine = parse(DivideMixConfig, {"schedule": "cosine", "epochs": 4, "lr": 1.0}, "divide_mix")
     for epoch, share in ((0, 0.0), (1, 0.25), (3, 0.9)):
         expected = (1 + math.cos(math.pi * (epoch + share) / 4)) / 2

@@ -90,3 +90,13 @@ def test_posterior_by_hand():
 def test_posterior_of_a_class_nobody_has():
     noise = told_by_posterior(np.array([[1.0, 0.0]], dtype=np.float32), np.array([0]), "purifier")
     assert noise.transition.tolist() == [[1, 0], [0, 1]]
+
+
+def test_prior_of_a_balanced_sample_by_hand():
+    noise = NoiseTold(rate=0.1, source="set", prior=np.array([0.8, 0.2]), transition=np.array([[0.9, 0.1], [0.1, 0.9]]))
+    # p(0 | 0) = .72 / .74, p(0 | 1) = .08 / .26
+    assert noise.prior_of_balanced() == pytest.approx(
+        [(0.72 / 0.74 + 0.08 / 0.26) / 2, (0.02 / 0.74 + 0.18 / 0.26) / 2]
+    )
+    even = told(0.3, 5)
+    assert even.prior_of_balanced() == pytest.approx(np.full(5, 0.2))
