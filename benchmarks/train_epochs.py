@@ -33,11 +33,21 @@ from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.task import HeldOut, TrainTask
 
 CLASSES, SIDE = 10, 32
-NAMES = {"cross_entropy": "CE", "divide_mix": "DivideMix", "pro_mix": "ProMix", "flywheel": "LNL-flywheel"}
+NAMES = {
+    "divide_mix": "DivideMix",
+    "pro_mix": "ProMix",
+    "flywheel": "LNL-flywheel",
+    "elr_plus": "ELR+",
+    "ssr": "SSR+",
+}
 # Settings under which the epochs that are timed are those of the method's main phase; the number of epochs before it.
 METHODS: dict[str, tuple[int, dict[str, Any]]] = {
     "cross_entropy": (1, {}),
     "divide_mix": (3, {"warmup_epochs": 3, "lambda_u": 25, "lambda_u_ramp": 0, "lr": 0.05}),
+    "pro_mix": (3, {"warmup_epochs": 3, "ramp_epochs": 0, "agree_from": 0, "lr": 0.05}),
+    "flywheel": (4, {"warmup_epochs": 3, "regulariser_ramp": 0, "lr": 0.05}),  # its first cycle has no main M-step
+    "elr_plus": (1, {"lr": 0.05}),
+    "ssr": (3, {"warmup_epochs": 3, "lr": 0.05}),
 }
 
 
