@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
+from lnl_core.blocks.method_settings import AutoRate, AutoWeight
 from lnl_core.blocks.sgd_settings import SGDSettings
 
 LEAST = 1e-4  # probabilities lie in LEAST..1 - LEAST, so that log(1 - <p, t>) is finite
@@ -25,21 +25,13 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16}
 class ELRSettings(SGDSettings):
     """What ELR and ELR+ share. (beta, lambda) "auto": the paper's for this kind of noise and number of classes."""
 
-    beta: float | Literal["auto"] = "auto"  # share of a target that stays at each visit of its row
-    lambda_: float | Literal["auto"] = "auto"  # weight of the penalty
+    beta: AutoRate = "auto"  # share of a target that stays at each visit of its row
+    lambda_: AutoWeight = "auto"  # weight of the penalty
     target_precision: Literal["float32", "float16"] = "float32"  # 1,000 classes, a million rows: 4 GB or 2 GB
 
     def constants(self, auto: tuple[float, float]) -> tuple[float, float]:
         """(beta, lambda) as set, or else of `auto`."""
         return auto[0] if self.beta == "auto" else self.beta, auto[1] if self.lambda_ == "auto" else self.lambda_
-
-    @model_validator(mode="after")
-    def _check_constants(self) -> ELRSettings:
-        if self.beta != "auto" and not 0 <= self.beta < 1:
-            raise ValueError("beta must be 'auto' or lie in 0..1, below 1")
-        if self.lambda_ != "auto" and self.lambda_ < 0:
-            raise ValueError("lambda_ must be 'auto' or at least 0")
-        return self
 
 
 def clamped_softmax(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:

@@ -32,13 +32,13 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl_core.blocks.mean_record import MeanRecord
+from lnl_core.blocks.method_settings import AutoRate, ModeSettings
 from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.runtime import Runtime
 from lnl_core.train import TRAINERS, noise_told
@@ -54,8 +54,10 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class CDRConfig(SGDSettings):
+class CDRConfig(ModeSettings):
     """Defaults: SGD as on the paper's CIFAR-10, mode `fixed`."""
+
+    modes = MODES
 
     mode: Literal["paper", "reference", "fixed"] = "fixed"
     epochs: int = Field(default=100, ge=1)
@@ -64,24 +66,11 @@ class CDRConfig(SGDSettings):
     weight_decay: float = Field(default=1e-3, ge=0)  # lambda
     schedule: Literal["cosine", "step"] = "step"
     milestones: tuple[int, ...] | None = (40, 80)  # of 100
-    forget_rate: float | Literal["auto"] = "auto"  # tau; auto: the estimated share of wrong labels
+    forget_rate: AutoRate = "auto"  # tau; auto: the estimated share of wrong labels
     decay: Literal["l1", "l2"]  # weight_decay times sgn(w) or times w
     ranked: Literal["all", "kernels"]  # which weights can be uncritical: all, or those of two dimensions and more
     gradual_epochs: int = Field(ge=0)  # tau rises from 0 within so many epochs
     velocity: Literal["all", "critical"]  # which weights momentum moves
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> CDRConfig:
-        if self.forget_rate != "auto" and not 0 <= self.forget_rate < 1:
-            raise ValueError("forget_rate must be 'auto' or lie in 0..1, below 1")
-        return self
 
 
 @TRAINERS.register(

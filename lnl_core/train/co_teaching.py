@@ -34,12 +34,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
-from lnl_core.blocks.sgd_settings import SGDSettings
+from lnl_core.blocks.method_settings import AutoRate, ModeSettings
 from lnl_core.blocks.updates import Adam, MomentumSGD, Updates
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
@@ -61,8 +61,10 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class CoTeachingConfig(SGDSettings):
+class CoTeachingConfig(ModeSettings):
     """Defaults: the papers' CIFAR settings, mode `fixed`. `schedule` and `momentum` are of `optimizer: sgd` alone."""
+
+    modes = MODES
 
     mode: Literal["paper", "reference", "fixed"] = "fixed"
     variant: Literal["co_teaching", "plus", "jocor"] = "co_teaching"
@@ -73,7 +75,7 @@ class CoTeachingConfig(SGDSettings):
     decay_from: int | None = Field(default=None, ge=0)  # adam: lr falls linearly from there; None: 80 of 200 epochs
     beta1: float = Field(default=0.9, ge=0, lt=1)  # adam, until decay_from
     beta1_late: float = Field(default=0.1, ge=0, lt=1)  # adam, after it: old gradients fade with the rate
-    forget_rate: float | Literal["auto"] = "auto"  # tau; auto: the estimated share of wrong labels
+    forget_rate: AutoRate = "auto"  # tau; auto: the estimated share of wrong labels
     ramp_epochs: int = Field(default=10, ge=1)  # T_k, Co-teaching Sec. 4.2
     exponent: float = Field(default=1.0, gt=0)  # c, Co-teaching Sec. 4.2
     disagree_from: int = Field(default=20, ge=0)  # plus: epochs of Co-teaching before
@@ -82,19 +84,6 @@ class CoTeachingConfig(SGDSettings):
     ramp: Literal["epoch", "rate", "share"]  # how c and T_k shape R(t), see forgotten_share
     per_class: bool  # losses relative to the limit of their class
     when_agreed: Literal["skip", "all", "small_loss"]  # plus: what a batch without disagreement gives
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> CoTeachingConfig:
-        if self.forget_rate != "auto" and not 0 <= self.forget_rate < 1:
-            raise ValueError("forget_rate must be 'auto' or lie in 0..1, below 1")
-        return self
 
     @property
     def decay_epoch(self) -> int:

@@ -30,17 +30,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl_core.blocks.gmm_split import Mixture, split_losses
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
+from lnl_core.blocks.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
-from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.sharpen import sharpen
 from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.train import TRAINERS, noise_told
@@ -76,23 +76,25 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class DivideMixConfig(SGDSettings):
+class DivideMixConfig(ModeSettings):
     """Defaults: the paper's CIFAR-10 settings (Sec. 4.2), mode `fixed`."""
+
+    modes = MODES
 
     mode: Literal["paper", "reference", "fixed"] = "fixed"
     warmup_epochs: int = Field(default=10, ge=1)  # 10 on CIFAR-10, 30 on CIFAR-100, 5 from a SimCLR encoder (C2D)
     confidence_penalty: bool | Literal["auto"] = "auto"  # warm-up: minus the entropy; auto: under asymmetric noise
     batch_size: int = Field(default=64, ge=2)  # labelled and unlabelled rows each; warm-up takes twice as many
     schedule: Literal["cosine", "step"] = "step"  # by 10 half-way (150 of 300)
-    p_threshold: float | Literal["auto"] = "auto"  # w_i from which a row keeps its label: 0.5, 0.6 at 90 % noise
+    p_threshold: AutoShare = "auto"  # w_i from which a row keeps its label: 0.5, 0.6 at 90 % noise
     gmm_max_iter: int = Field(default=10, ge=1)  # these three: the reference's mixture
     gmm_tol: float = Field(default=1e-2, gt=0)
     gmm_reg_covar: float = Field(default=5e-4, gt=0)
-    loss_window: int | Literal["auto"] = "auto"  # w_i from the mean loss of so many last epochs: 1, 5 at 90 % noise
+    loss_window: AutoCount = "auto"  # w_i from the mean loss of so many last epochs: 1, 5 at 90 % noise
     views: int = Field(default=2, ge=1)  # M, augmentations that are averaged
     temperature: float = Field(default=0.5, gt=0)  # T, sharpening
     alpha: float = Field(default=4.0, gt=0)  # mixup's Beta; 0.2 for small networks on 8 px, 4 costs them 2 points
-    lambda_u: float | Literal["auto"] = "auto"  # weight of the unlabelled loss; auto: from the estimated noise
+    lambda_u: AutoWeight = "auto"  # weight of the unlabelled loss; auto: from the estimated noise
     lambda_u_ramp: float = Field(default=16, ge=0)  # epochs after warm-up in which it rises from 0
     lambda_r: float = Field(default=1.0, ge=0)  # weight of the class-prior term
     unlabelled_loss: Literal["sum", "mean"]  # squared error summed (Eq. 10) or averaged over the classes
@@ -101,23 +103,6 @@ class DivideMixConfig(SGDSettings):
     guess_with: Literal["running", "batch"]  # batch-norm statistics behind the training network's own guesses
     repeat_unlabelled: bool  # always as many unlabelled as labelled rows, or at most one pass over them an epoch
     monotone: bool  # no row may be called noisy for too small a loss (blocks/gmm_split)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> DivideMixConfig:
-        if self.lambda_u != "auto" and self.lambda_u < 0:
-            raise ValueError("lambda_u must be 'auto' or at least 0")
-        if self.p_threshold != "auto" and not 0 <= self.p_threshold <= 1:
-            raise ValueError("p_threshold must be 'auto' or lie in 0..1")
-        if self.loss_window != "auto" and self.loss_window < 1:
-            raise ValueError("loss_window must be 'auto' or at least 1")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty, weighted_cross_entropy
 from lnl_core.blocks.ema import update_average
 from lnl_core.blocks.mean_record import MeanRecord
+from lnl_core.blocks.method_settings import AutoShare
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import sigmoid_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
@@ -46,7 +47,7 @@ class ELRPlusConfig(ELRSettings):
     mixup_alpha: float = Field(default=1.0, ge=0)  # 0: no mixup; small networks on 8 px do better with less
     ema_decay: float = Field(default=0.997, ge=0, lt=1)  # gamma: share of the average that stays at each step
     ema_ramp: float = Field(default=0.5, ge=0, le=1)  # share of the training in which it rises; 40,000 of 78,200 steps
-    lambda_ramp: float | Literal["auto"] = "auto"  # the same of lambda; auto: 0.4 with many classes, else 0: no ramp
+    lambda_ramp: AutoShare = "auto"  # the same of lambda; auto: 0.4 with many classes, else 0: no ramp
 
     @model_validator(mode="before")
     @classmethod
@@ -55,12 +56,6 @@ class ELRPlusConfig(ELRSettings):
             return values
         epochs = values.get("epochs", 200)
         return {**values, "milestones": [math.ceil(epochs * 3 / 4)] if isinstance(epochs, int) else None}
-
-    @model_validator(mode="after")
-    def _check_ramp(self) -> ELRPlusConfig:
-        if self.lambda_ramp != "auto" and not 0 <= self.lambda_ramp <= 1:
-            raise ValueError("lambda_ramp must be 'auto' or lie in 0..1")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

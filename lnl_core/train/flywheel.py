@@ -49,7 +49,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -57,10 +57,10 @@ from lnl_core.blocks.align import align_to_prior
 from lnl_core.blocks.contrastive import contrastive_loss
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
+from lnl_core.blocks.method_settings import ModeSettings
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
 from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.train import TRAINERS
@@ -83,8 +83,10 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class FlywheelConfig(SGDSettings):
+class FlywheelConfig(ModeSettings):
     """Defaults: the paper's CIFAR settings (Sec. 4.1, 4.2), mode `fixed`. Four fields are the rows of its Table 6."""
+
+    modes = MODES
 
     mode: Literal["paper", "fixed"] = "fixed"
     warmup_epochs: int = Field(default=10, ge=1)  # both networks, cross-entropy
@@ -102,13 +104,6 @@ class FlywheelConfig(SGDSettings):
     regulariser_ramp: float = Field(ge=0)  # epochs after the warm-up in which lambda rises from 0
     corruption_smoothing: float = Field(ge=0)  # rows added to each class of T_c
     align: bool  # f's predictions of an epoch are brought to the estimated class prior (blocks/align)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,17 +44,17 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl_core.blocks.fmix import draw_masks
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
+from lnl_core.blocks.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings
 from lnl_core.blocks.mixup import draw_lambda
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
@@ -83,26 +83,23 @@ MODES: dict[str, dict[str, Any]] = {
     "reference": {"class_sizes": "even", "expected_classes": "uniform"},
     "fixed": {"class_sizes": "estimated", "expected_classes": "estimated"},
 }
-Auto = Literal["auto"]
-LOWER: dict[str, float] = {
-    "rho": 0.0, "tau": 0.0, "alpha": 0.0, "pi_momentum": 0.0, "warmup_epochs": 0, "ramp_epochs": 0.0
-}  # fmt: skip
-UPPER: dict[str, float] = {"rho": 1.0, "pi_momentum": 1.0}
 
 
-class ProMixConfig(SGDSettings):
+class ProMixConfig(ModeSettings):
     """Defaults: the paper's CIFAR settings, mode `fixed`."""
+
+    modes = MODES
 
     mode: Literal["paper", "reference", "fixed"] = "fixed"
     epochs: int = Field(default=600, ge=1)
     batch_size: int = Field(default=256, ge=2)
     lr: float = Field(default=0.05, gt=0)
-    warmup_epochs: int | Auto = "auto"  # 10, 30 on CIFAR-100
-    ramp_epochs: float | Auto = "auto"  # 50: epochs after the warm-up in which gamma and lambda_u rise from 0
-    rho: float | Auto = "auto"  # share of all rows that CSS selects: .7 at 20 % symmetric noise, else .5
-    tau: float | Auto = "auto"  # probability from which a network is sure; above 1: no MHCS and no LGA
-    alpha: float | Auto = "auto"  # strength of debiasing; 0: none
-    pi_momentum: float | Auto = "auto"  # m of Eq. 7, .9999
+    warmup_epochs: AutoEpochs = "auto"  # 10, 30 on CIFAR-100
+    ramp_epochs: AutoWeight = "auto"  # 50: epochs after the warm-up in which gamma and lambda_u rise from 0
+    rho: AutoShare = "auto"  # share of all rows that CSS selects: .7 at 20 % symmetric noise, else .5
+    tau: AutoWeight = "auto"  # probability from which a network is sure; above 1: no MHCS and no LGA
+    alpha: AutoWeight = "auto"  # strength of debiasing; 0: none
+    pi_momentum: AutoShare = "auto"  # m of Eq. 7, .9999
     agree_from: float = Field(default=350 / 600, ge=0, le=1)  # share of the epochs after which LGA begins; 1: never
     agree_limit: float = Field(default=0.9, ge=0, le=1)  # of a batch that may be selected with LGA's rows
     temperature: float = Field(default=0.5, gt=0)  # T, sharpening of pseudo-labels
@@ -114,21 +111,6 @@ class ProMixConfig(SGDSettings):
     joined_views: bool = False  # true: one pass and common batch statistics; fewer, larger kernels, slower on a CPU
     class_sizes: Literal["even", "estimated"]  # how CSS divides its rows among the observed classes
     expected_classes: Literal["uniform", "estimated"]  # class shares that predictions are held against
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(values.get("mode", "fixed"), {}), **values}
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> ProMixConfig:
-        for name, least in LOWER.items():
-            value, most = getattr(self, name), UPPER.get(name, math.inf)
-            if value != "auto" and not least <= value <= most:
-                raise ValueError(f"{name} must be 'auto' or lie in {least:g}..{most:g}")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from lnl_core.blocks.knn import knn_votes
 from lnl_core.blocks.mean_record import MeanRecord
+from lnl_core.blocks.method_settings import AutoShare
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.row_batches import shuffled_batches
 from lnl_core.blocks.sgd_settings import SGDSettings
@@ -48,7 +49,7 @@ NAME = "ssr"
 class SSRConfig(SGDSettings):
     """Defaults: the paper's CIFAR settings (300 epochs, SGD 0.02, cosine, batch 128)."""
 
-    theta_r: float | Literal["auto"] = "auto"  # confidence above which a row is relabelled; auto: 0.9 or 0.8
+    theta_r: AutoShare = "auto"  # confidence above which a row is relabelled; auto: 0.9 or 0.8
     theta_s: float = Field(default=1.0, ge=0, le=1)  # consistency from which a row is selected; 1: neighbours agree
     k: int = Field(default=200, ge=1)  # neighbours; cut for small data
     neighbour_rows: int = Field(default=50_000, ge=2)  # rows that vote: CIFAR's whole set, a sample of larger ones
@@ -58,12 +59,6 @@ class SSRConfig(SGDSettings):
     label_view: Literal["strong", "weak"] = "strong"  # augmentation of the selected rows
     class_chances: Literal["equal", "estimated"] = "equal"  # how often a class is drawn
     warmup_epochs: int = Field(default=0, ge=0)  # on all rows and observed labels; from scratch on small data: a few
-
-    @model_validator(mode="after")
-    def _check_theta(self) -> SSRConfig:
-        if self.theta_r != "auto" and not 0 <= self.theta_r <= 1:
-            raise ValueError("theta_r must be 'auto' or lie in 0..1")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)
