@@ -105,17 +105,6 @@ class TrainTask:
             logits = self.forward(module, join_views(views)).view(len(views), rows, -1)
         return logits.softmax(dim=2)
 
-    @torch.no_grad()
-    def row_outputs(self, module: nn.Module, rows: Int[Tensor, " rows"]) -> Any:
-        """The module's outputs for the plain images of these rows, in evaluation mode, on the CPU: [rows, ...] float32.
-
-        For 1,000 classes and a million rows that is 4 GB: sum what can be summed with `row_chunks`.
-        """
-        found = [value for _, value in self.row_chunks(module, rows)]
-        if isinstance(found[0], Tensor):
-            return torch.cat([value.cpu() for value in found])
-        return tuple(torch.cat([value.cpu() for value in part]) for part in zip(*found, strict=True))
-
     def row_chunks(self, module: nn.Module, rows: Int[Tensor, " rows"]) -> Any:
         """(row numbers, outputs on the device) of some hundred rows at a time; the module is left evaluating."""
         module.eval()
