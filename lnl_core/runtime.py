@@ -54,7 +54,8 @@ def resolve(run: RunSettings) -> Runtime:
         raise ConfigError(f"run.device = {run.device!r}: this machine has no CUDA device; use 'auto' or 'cpu'")
     if run.precision == "float16" and name == "cpu":
         raise ConfigError("run.precision = 'float16': only on CUDA; use 'bfloat16' or 'float32' on a CPU")
-    threads = run.threads or len(os.sched_getaffinity(0))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torch's launcher on this machine
+    threads = run.threads or max(len(os.sched_getaffinity(0)) // beside, 1)
     torch.set_num_threads(threads)
     threadpoolctl.threadpool_limits(threads)  # numpy's and scipy's linear algebra, which torch's setting leaves alone
     return Runtime(

@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+
+_SHARED: ContextVar[tuple[int, slice] | None] = ContextVar("rows of the batch that run_shared divides", default=None)
 
 
 def world_size() -> int:
@@ -62,6 +65,11 @@ def share_of(batch: int) -> slice:
     return slice(bounds[number], bounds[number + 1])
 
 
+def rows_of_batch(rows: int) -> tuple[int, slice]:
+    """For a layer that draws a number a row (dropout): of how many rows the batch is, and which of them are these."""
+    return _SHARED.get() or (rows, slice(0, rows))
+
+
 def run_shared(module: Callable[..., Any], *inputs: Tensor) -> Any:
     """`module(*inputs)` with each process running its share of the rows; all get the outputs of all rows.
 
@@ -74,7 +82,11 @@ def run_shared(module: Callable[..., Any], *inputs: Tensor) -> Any:
         outputs = module(*inputs)
         return _each(outputs, _divided)
     mine = share_of(batch)
-    outputs = module(*(value[mine] for value in inputs))
+    token = _SHARED.set((batch, mine))
+    try:
+        outputs = module(*(value[mine] for value in inputs))
+    finally:
+        _SHARED.reset(token)
     return _each(outputs, lambda value: _gathered(value, batch))
 
 

@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lnl_core.runtime import seed_for
+from lnl_core.world import rows_of_batch
 
 
 class SeededDropout(nn.Module):
     """Each number is zero with probability `rate` and else divided by 1 - rate; the identity in evaluation mode.
 
-    Processes that share a step draw the same mask for their different rows.
+    Processes that share a batch draw the whole batch's mask, and each takes its rows of it.
     """
 
     def __init__(self, rate: float) -> None:
@@ -37,7 +38,8 @@ class SeededDropout(nn.Module):
     def _mask(self, maps: Tensor) -> Tensor:
         generator = torch.Generator(maps.device).manual_seed(seed_for(self.seed, self.masks))
         self.masks += 1
-        kept = torch.rand(maps.shape, generator=generator, device=maps.device) >= self.rate
+        batch, mine = rows_of_batch(len(maps))
+        kept = torch.rand((batch, *maps.shape[1:]), generator=generator, device=maps.device)[mine] >= self.rate
         return kept.to(maps.dtype)
 
     def get_extra_state(self) -> Tensor:

@@ -26,6 +26,8 @@ ROWS = 101  # odd, so that the processes' shares differ
 
 
 def task_of(out: Path, method: str) -> TrainTask:
+    """Cross-entropy trains the network with dropout, the others a small one."""
+    arch = "cnn9" if method == "cross_entropy" else "small_cnn"
     digits = load_digits()
     pixels = torch.from_numpy(np.round(digits.images[: ROWS + 20] * (255 / 16)).astype(np.uint8))[:, None]
     label = torch.from_numpy(digits.target[: ROWS + 20].astype(np.int64))
@@ -40,7 +42,7 @@ def task_of(out: Path, method: str) -> TrainTask:
         classes=10,
         flip=False,
         noise=NoiseTold(rate=0.2, source="set", prior=np.full(10, 0.1), transition=0.8 * np.eye(10) + 0.02),
-        make_model=lambda seed: build_classifier(ModelSettings(arch="small_cnn", width=4), 1, 10, seed=seed),
+        make_model=lambda seed: build_classifier(ModelSettings(arch=arch, width=4), 1, 10, seed=seed),
         runtime=Runtime(device=torch.device("cpu"), precision="float32", seed=0, image_memory_mb=64),
         checkpoint=out / f"{method}.state.{rank()}",
         fingerprint="shared",
