@@ -15,9 +15,7 @@ __all__ = ["as_input", "predict_probabilities"]
 
 
 @torch.inference_mode()
-def predict_probabilities(
-    network: nn.Module, pixels: Pixels, runtime: Runtime, batch_size: int = 512
-) -> FloatArray:
+def predict_probabilities(network: nn.Module, pixels: Pixels, runtime: Runtime, batch_size: int = 512) -> FloatArray:
     """Probabilities [rows, classes] of an `Ensemble` that is on `runtime.device`; holds one batch of floats at a time.
 
     The network is put into evaluation mode and left in it.

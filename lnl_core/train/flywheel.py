@@ -121,7 +121,7 @@ class _Run:
     config: FlywheelConfig
     main: _Network  # g
     auxiliary: _Network | None  # f
-    memory: Memory  # gamma; corruption, T_c [classes, classes]; both None before the first cycle
+    memory: Memory  # gamma; corruption, T_c, and transition, T [classes, classes]; None before the first cycle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ class _Cleanness:
 )
 def train_flywheel(task: TrainTask, config: FlywheelConfig) -> Trained:
     """Train both networks; holds them with their momenta and the best weights, and f's predictions during an epoch."""
-    memory = Memory(gamma=None, corruption=None)
+    memory = Memory(gamma=None, corruption=None, transition=None)
     auxiliary = _auxiliary_network(task, config) if config.auxiliary else None
     run = _Run(task=task, config=config, main=_main_network(task, config), auxiliary=auxiliary, memory=memory)
     parts: dict[str, Any] = {"main": run.main.module, "main updates": run.main.updates, "memory": memory}
@@ -177,11 +177,21 @@ def _updates(task: TrainTask, config: FlywheelConfig, module: nn.Module) -> Mome
 
 
 def _metrics(memory: Memory) -> dict[str, Any]:
-    """gamma, and T_c by rows: where the corrupted labels of a class go (its own name among them)."""
+    """gamma; T by rows; and T_c: where the corrupted labels of a class go (its own name among them)."""
     found: dict[str, Any] = {} if memory.gamma is None else {"gamma": round(memory.gamma, 5)}
-    if memory.corruption is not None:
-        found["transition"] = [[round(share, 5) for share in row] for row in memory.corruption.tolist()]
+    for name in ("transition", "corruption"):
+        matrix = getattr(memory, name)
+        if matrix is not None:
+            found[name] = [[round(share, 5) for share in row] for row in matrix.tolist()]
     return found
+
+
+def transition_of(
+    targets: Float[Tensor, "rows classes"], observed: Int[np.ndarray, " rows"]
+) -> Float[Tensor, "classes classes"]:
+    """T[y, y'] = sum of q_i(y) over the rows labelled y', over the sum of all q_i(y) (Sec. 3.3, before Eq. 14)."""
+    nobody_clean = np.zeros(len(observed))  # the same sums as T_c's, of the whole q instead of its corrupted part
+    return torch.from_numpy(corruption_matrix(nobody_clean, targets.numpy(), observed))
 
 
 def bounded_gamma(share: float) -> float:
@@ -245,7 +255,9 @@ def _cycle(run: _Run, auxiliary: _Network, rows: Tensor, epoch: int) -> Record:
     memory.corruption = torch.from_numpy(corruption)
     clean = torch.from_numpy(found.clean).float()
     hard = functional.one_hot(label, task.classes).float()
-    belief = auxiliary_targets(clean, hard, predictions, torch.ones(len(rows))).argmax(dim=1)
+    targets = auxiliary_targets(clean, hard, predictions, torch.ones(len(rows)))
+    belief = targets.argmax(dim=1)
+    memory.transition = transition_of(targets, observed)
     record |= _train_auxiliary(run, auxiliary, rows, epoch, clean, predictions, belief)
     _remember(run, rows, epoch, found, belief)
     return {**record, **_shares(run, found)}

@@ -11,7 +11,14 @@ from lnl_core.blocks.training_trace import read_trace, trace_files
 from lnl_core.blocks.two_em_mixture import refurbished
 from lnl_core.config import ConfigError, parse
 from lnl_core.models.classifier import Classifier
-from lnl_core.train.flywheel import MODES, FlywheelConfig, bounded_gamma, resampled_labels, train_flywheel
+from lnl_core.train.flywheel import (
+    MODES,
+    FlywheelConfig,
+    bounded_gamma,
+    resampled_labels,
+    train_flywheel,
+    transition_of,
+)
 from lnl_core.train.flywheel_losses import (
     auxiliary_targets,
     capped_weight,
@@ -214,10 +221,19 @@ def test_without_the_auxiliary_network_odd_tasks_train(odd, tmp_path):
 
 def test_gamma_and_the_matrix_are_told(tmp_path):
     metrics = flywheel(make_task(tmp_path), epochs=8, warmup_epochs=6).metrics
-    rows = np.array(metrics["transition"])
-    assert rows.shape == (10, 10)
-    np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-3)
+    for name in ("transition", "corruption"):
+        rows = np.array(metrics[name])
+        assert rows.shape == (10, 10)
+        np.testing.assert_allclose(rows.sum(axis=1), 1, atol=1e-3)
+    own = [np.diag(metrics[name]).mean() for name in ("transition", "corruption")]
+    assert own[0] > 0.5 > own[1]  # T has the clean rows on its diagonal, T_c has not
     assert 0.5 < metrics["gamma"] < 0.95  # 80 % of the labels are right
+
+
+def test_transition_by_hand():
+    targets = torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]])
+    found = transition_of(targets, np.array([0, 1, 1], dtype=np.int32))
+    np.testing.assert_allclose(found.numpy(), [[0.5, 0.5], [0.25 / 1.5, 1.25 / 1.5]], rtol=1e-6)
 
 
 def test_verified_rows_are_clean_and_believed(tmp_path):
