@@ -60,7 +60,7 @@ NAMES = {
 }
 VARIANTS = {"co_teaching_plus": "plus", "jocor": "jocor"}  # of co_teaching
 START, END = "<!-- training -->", "<!-- /training -->"
-DIGITS_EPOCHS, CIFAR_EPOCHS = 80, 18
+DIGITS_EPOCHS, CIFAR_EPOCHS = 80, 14
 DIGITS_NOISES, CIFAR_NOISES = ("sym 20", "sym 50", "sym 80"), ("worse", "sym 50")
 # What short runs on small data need; all else is a method's default. Every SGD method has the same rate and schedule.
 SGD = {"lr": 0.05, "batch_size": 64, "schedule": "cosine"}
