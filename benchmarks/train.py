@@ -268,8 +268,8 @@ def render(records: list[dict[str, Any]]) -> str:
     if not records:
         return "\n".join([*lines, "Nothing has been measured yet: `make bench-train`.", ""])
     lines += [
-        "Test accuracy in %, last epoch (best on trusted rows); from scratch; mean ± standard deviation over seeds. "
-        "All methods of a table have the same network, epochs and data. What a method needs to know of the noise is "
+        "Test accuracy in %, last epoch (best on trusted rows); from scratch; mean ± standard deviation over seeds, "
+        "median of the seconds. All methods of a table have the same network, epochs and data. What a method needs to know of the noise is "
         "estimated from the trusted rows. Written by `benchmarks/train.py`.",
         "",
         machine_line(records),
@@ -303,7 +303,7 @@ def table(records: list[dict[str, Any]]) -> list[str]:
         if not of:
             continue
         cells = [cell_text([one["found"] for one in of if one["cell"]["noise"] == noise]) for noise in noises]
-        seconds = np.mean([one["found"]["seconds"] for one in of])
+        seconds = np.median([one["found"]["seconds"] for one in of])
         lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
     return lines
 
