@@ -268,9 +268,9 @@ def render(records: list[dict[str, Any]]) -> str:
     if not records:
         return "\n".join([*lines, "Nothing has been measured yet: `make bench-train`.", ""])
     lines += [
-        "Test accuracy in %, last epoch (best on trusted rows); from scratch; mean ± standard deviation over seeds, "
-        "median of the seconds. All methods of a table have the same network, epochs and data. What a method needs to know of the noise is "
-        "estimated from the trusted rows. Written by `benchmarks/train.py`.",
+        "Test accuracy in %, last epoch (best on trusted rows); from scratch; mean ± standard deviation over seeds; "
+        "median of the seconds. All methods of a table have the same network, epochs and data. What a method needs to "
+        "know of the noise is estimated from the trusted rows. Written by `benchmarks/train.py`.",
         "",
         machine_line(records),
     ]
