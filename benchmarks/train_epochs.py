@@ -66,7 +66,7 @@ class Epoch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3, help="epochs that are timed")
     parser.add_argument("--arch", default="preact_resnet18")
     parser.add_argument("--width", type=int, default=16)
