@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,14 @@ def resolve(run: RunSettings) -> Runtime:
         image_memory_mb=run.image_memory_mb,
         image_disk_mb=run.image_disk_mb,
     )
+
+
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Inside, torch draws initial weights from `seed`; its global generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed CUDA as well
+        yield
 
 
 def seed_for(seed: int, *purpose: object) -> int:

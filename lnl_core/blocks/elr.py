@@ -46,13 +46,6 @@ def moved_targets(
     return torch.lerp(probabilities / probabilities.sum(dim=1, keepdim=True), targets, beta)
 
 
-def weighted_cross_entropy(
-    logits: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"], weights: Float[Tensor, " batch"]
-) -> Float[Tensor, ""]:
-    """1/n sum w_i CE_i, nats; targets may be soft."""
-    return (weights * functional.cross_entropy(logits, targets, reduction="none")).mean()
-
-
 def elr_penalty(
     probabilities: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, ""]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lnl_core.blocks.sgd_settings import SGDSettings
 from lnl_core.runtime import Runtime
 from lnl_core.world import sum_gradients
 
@@ -56,6 +57,11 @@ class MomentumSGD(Updates):
     def __init__(self, network: nn.Module, runtime: Runtime, *, momentum: float, weight_decay: float) -> None:
         sgd = torch.optim.SGD(network.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay)
         super().__init__(sgd, runtime)
+
+
+def momentum_sgd(network: nn.Module, runtime: Runtime, settings: SGDSettings) -> MomentumSGD:
+    """As a method's settings have it; the rate is given step by step."""
+    return MomentumSGD(network, runtime, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 class Adam(Updates):

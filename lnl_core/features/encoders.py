@@ -24,9 +24,9 @@ from lnl_core.config import ConfigError, ImageSettings
 from lnl_core.models.normalise import Normalise
 from lnl_core.models.saved import load_encoder
 from lnl_core.models.timm_body import IMAGENET_MEAN, IMAGENET_STD
-from lnl_core.models.weights_file import file_sha256, load_weights
+from lnl_core.models.weights_file import load_weights, weights_file_sha256
 from lnl_core.registry import unknown_name
-from lnl_core.runtime import Runtime
+from lnl_core.runtime import Runtime, drawn_from
 
 RANDOM_SEED = 0  # of `random_weights`
 
@@ -119,8 +119,7 @@ def _published(
         )
     if images.channels != 3:
         raise ConfigError(f"features.encoder = '{source}:{name}' wants 3 channels; set images.channels: 3")
-    with torch.random.fork_rng(devices=[]):  # torch draws weights from its global generator; a fork leaves that alone
-        torch.default_generator.manual_seed(RANDOM_SEED)
+    with drawn_from(RANDOM_SEED):
         backbone, mean, std = (_torchvision if source == "torchvision" else _timm)(name)
     if weights is not None:
         load_weights(backbone, weights, "features.weights", "features.encoder")
@@ -184,7 +183,7 @@ def _own(module_name: str, function: str, weights: Path | None) -> tuple[Callabl
         return network, stated
     parts = [_sha256(inspect.getsource(module).encode())]  # the code stands for the encoder
     parts += [weights_sha256(network.state_dict())] if isinstance(network, nn.Module) else []
-    parts += [file_sha256(weights, "features.weights")] if weights is not None else []
+    parts += [weights_file_sha256(weights, "features.weights")] if weights is not None else []
     return network, json.dumps(parts)
 
 

@@ -6,7 +6,6 @@ labels therefore appends nothing the second time.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers
 from lnl_core.blocks.label_file import column, read_user_table
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, BoolArray, ContractError, Purified, check_unique, read_purified, string_ids
+from lnl_core.files import file_sha256
 from lnl_core.ledger.store import CHANGES, Card, Ledger, Run
 
 Names = npt.NDArray[np.object_]  # class names; None where there is no label
@@ -48,7 +48,7 @@ def commit_purified(ledger: Ledger, path: Path, time: datetime) -> Appended:
     purified = read_purified(path)
     names = np.array(purified.class_names, dtype=object)
     observed, wanted = names[purified.label], names[purified.applied_label]
-    about = {**purified.about, "sha256": _sha256(path)}
+    about = {**purified.about, "sha256": file_sha256(path)}
     card = Card(
         source="purify",
         method=str(purified.about.get("method", "unknown")),
@@ -193,11 +193,6 @@ def _places(latest: pa.Table, ids: Names) -> pa.Array:
 def _objects(values: pa.Array) -> Names:
     found: Names = np.asarray(values.to_numpy(zero_copy_only=False), dtype=object)
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _known_classes(ledger: Ledger) -> tuple[str, ...]:

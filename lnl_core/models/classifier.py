@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lnl_core.config import ModelSettings
 from lnl_core.models.encoder import Encoder, build_encoder
+from lnl_core.runtime import drawn_from
 
 
 class Classifier(nn.Module):
@@ -39,8 +40,7 @@ class Ensemble(nn.Module):
 
 def new_classifier(encoder: Encoder, classes: int, *, seed: int) -> Classifier:
     """A head drawn from `seed` on a given encoder (which is used as it is, not copied)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         return Classifier(encoder, classes)
 
 

@@ -19,8 +19,9 @@ from lnl_core.models.preact_resnet import PreActResNet18
 from lnl_core.models.resnet import DEPTHS, ResNet
 from lnl_core.models.small_cnn import SmallCNN
 from lnl_core.models.timm_body import IMAGENET_MEAN, IMAGENET_STD, PREFIX, TimmBody
-from lnl_core.models.weights_file import file_sha256, load_weights
+from lnl_core.models.weights_file import load_weights, weights_file_sha256
 from lnl_core.registry import unknown_name
+from lnl_core.runtime import drawn_from
 
 Body = Callable[[ModelSettings, int], nn.Module]
 
@@ -76,8 +77,7 @@ def bare_encoder(settings: ModelSettings, channels: int, *, seed: int = 0) -> En
     arch = settings.arch
     if arch not in ARCHITECTURES and not arch.startswith(PREFIX):
         raise ConfigError(f"model.arch: {unknown_name('architecture', arch, [*ARCHITECTURES, PREFIX + 'NAME'])}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed CUDA as well
+    with drawn_from(seed):
         named = arch.startswith(PREFIX)
         body = TimmBody(arch.removeprefix(PREFIX), channels) if named else ARCHITECTURES[arch](settings, channels)
         return Encoder(settings, channels, body)
@@ -85,7 +85,7 @@ def bare_encoder(settings: ModelSettings, channels: int, *, seed: int = 0) -> En
 
 def _load_published(encoder: Encoder, settings: ModelSettings) -> None:
     path = Path(settings.weights)
-    found = file_sha256(path, KEY)
+    found = weights_file_sha256(path, KEY)
     if settings.weights_sha256 not in ("", found):
         raise ConfigError(
             f"{KEY} = {settings.weights!r}: its sha256 is {found}, not model.weights_sha256; set one right"

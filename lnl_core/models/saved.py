@@ -7,7 +7,6 @@ config.json of a classifier:  the same with kind: classifier, and networks (ense
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from lnl_core.config import ConfigError, ImageSettings, ModelSettings, Settings, parse
 from lnl_core.contracts import ContractError
-from lnl_core.files import atomic_folder
+from lnl_core.files import atomic_folder, file_sha256
 from lnl_core.models.classifier import Classifier, Ensemble
 from lnl_core.models.encoder import Encoder, bare_encoder
 
@@ -138,7 +137,7 @@ def _architecture(encoder: Encoder) -> dict[str, Any]:
 def _write(folder: Path, weights: Mapping[str, Tensor], config: dict[str, Any]) -> None:
     with atomic_folder(folder) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
-        config["sha256"] = _sha256(temporary / WEIGHTS)
+        config["sha256"] = file_sha256(temporary / WEIGHTS)
         text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
         (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -146,7 +145,7 @@ def _write(folder: Path, weights: Mapping[str, Tensor], config: dict[str, Any]) 
 def _weights(folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
-        found = _sha256(path)
+        found = file_sha256(path)
         if found != config["sha256"]:
             raise ContractError(f"{path}: damaged, its sha256 is not the one in {CONFIG}; write the model again")
         weights: dict[str, Tensor] = load_file(path)
@@ -175,8 +174,3 @@ def _fill(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> No
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ContractError(f"{folder}: the weights do not fit the architecture in {CONFIG} ({error})") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

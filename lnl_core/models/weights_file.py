@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lnl_core.config import ConfigError
+from lnl_core.files import file_sha256
 
 
 def load_weights(network: nn.Module, path: Path, key: str, architecture: str) -> list[str]:
@@ -57,14 +57,13 @@ def read_weights(path: Path, key: str) -> dict[str, Tensor]:
     return dict(state)
 
 
-def file_sha256(path: Path, key: str) -> str:
+def weights_file_sha256(path: Path, key: str) -> str:
     """sha256 of a file in hex.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ConfigError(f"{key} = {str(path)!r}: cannot be read ({error.strerror})") from error

@@ -35,6 +35,7 @@ from lnl_core.blocks.meta_gradient import (
 )
 from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.purify.emlc_teacher import Correction, Student, Teacher, corrupt_half, gate_loss
+from lnl_core.runtime import drawn_from
 
 Corruption = Literal["none", "random", "adversarial"]
 
@@ -158,8 +159,7 @@ def new_networks(
     networks: list[nn.Module] = []
     for kind, seed in zip((Teacher, Student), seeds, strict=True):
         body = backbone(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             networks.append(prepare(kind(body, int(body.width), classes)))  # type: ignore[arg-type]
     teacher, student = networks
     assert isinstance(teacher, Teacher)

@@ -19,6 +19,7 @@ from lnl_core.progress import progress_bar
 from lnl_core.purify.meta_training import Corrector, EpochEnd, FeatureInputs, MetaRows, MetaSchedule, MetaTrainer
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
+from lnl_core.runtime import drawn_from
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -137,8 +138,7 @@ def fit(
     steps = math.ceil(len(rows.noisy) / settings.schedule.batch_size)
     epochs = max(settings.schedule.epochs, math.ceil(settings.min_steps / steps))
     schedule = replace(settings.schedule, epochs=epochs)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         heads = build(len(rows.noisy), data.noisy.shape[1], task.classes)
     trainer = MetaTrainer(heads.student, heads.corrector, heads.optimizer, schedule)
     fold = Fold(heads=heads, held=held)

@@ -32,7 +32,7 @@ from lnl_core.images.encoded import EncodedPixels, Pixels
 from lnl_core.models.encoder import Encoder
 from lnl_core.models.predictions import as_input
 from lnl_core.progress import progress_bar
-from lnl_core.runtime import Runtime
+from lnl_core.runtime import Runtime, drawn_from
 
 log = logging.getLogger("lnl")
 RESIDENT_SHARE = 0.25  # of the free GPU memory may hold the pixels; the rest is for activations
@@ -237,8 +237,7 @@ def _head_and_loss(
     from lightly.loss.ntx_ent_loss import NTXentLoss  # here, because it takes seconds and reading settings needs none
     from lightly.models.modules.heads import SimCLRProjectionHead
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(runtime.generator("pretrain", "simclr", "head").initial_seed())
+    with drawn_from(runtime.generator("pretrain", "simclr", "head").initial_seed()):
         head: nn.Module = SimCLRProjectionHead(width, config.hidden_dim or width, config.projection_dim)
     return head, NTXentLoss(temperature=config.temperature)
 

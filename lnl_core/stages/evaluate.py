@@ -47,10 +47,9 @@ from lnl_core.evaluate.tables import (
     transition_rows,
     write_csv,
 )
-from lnl_core.files import atomic_folder, read_json
+from lnl_core.files import atomic_folder
 from lnl_core.stages.evaluate_models import score_models
 from lnl_core.stages.evaluate_training import trace_training
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Metrics, Stage, StageContext
 
 ROWS = ("id", "observed", "purified", "confidence", "suspicion", "true")
@@ -64,7 +63,7 @@ def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
     rows = purified_rows(purified, truth)
     found = Findings()
     with atomic_folder(paths.plots) as plots:
-        _labels(found, rows, purified.class_names, _estimated(paths), settings, plots)
+        _labels(found, rows, purified.class_names, paths.read_metrics("purify"), settings, plots)
         _trusted(found, labels)
         score_models(found, labels, truth, settings, context, plots)
         trace_training(found, labels, purified, truth, context.paths, plots)
@@ -79,13 +78,6 @@ def _truth(path: Path) -> Truth:
     if path.exists():
         return read_truth(path)
     return Truth(ids=string_ids([]), true_label=np.empty(0, dtype=np.int32))
-
-
-def _estimated(paths: Layout) -> Mapping[str, Any]:
-    """The purifier's own metrics: its transition matrix and noise rate, where it estimates them."""
-    path = paths.metrics("purify")
-    found: Mapping[str, Any] = read_json(path).get("purify", {}) if path.exists() else {}
-    return found
 
 
 def _labels(

@@ -18,7 +18,6 @@ from lnl_core.evaluate.small_loss import BINS, LossHistogram, first_and_last, me
 from lnl_core.evaluate.tables import Cell, transition_rows, write_csv
 from lnl_core.evaluate.training_trace import Belief, EpochScores, Selection, score_trace
 from lnl_core.evaluate.transition import transition_error
-from lnl_core.files import read_json
 from lnl_core.stages.layout import Layout
 
 SELECTION = ("epoch", "selected", "precision", "recall", "auc")
@@ -36,7 +35,7 @@ def trace_training(
     found: Findings, labels: Labels, purified: Purified, truth: Truth, paths: Layout, plots: Path
 ) -> None:
     """Write selection.csv, belief.csv, small_loss.csv and trainer_transition.csv, as far as there is something."""
-    told = _train_metrics(paths)
+    told = paths.read_metrics("train")
     files = trace_files(paths.train_trace)
     if not told and not files:
         found.missing["trace"] = NO_TRACE
@@ -46,12 +45,6 @@ def trace_training(
     _learned(found, kind, learned)
     _epochs(found, score_trace(files, learned), plots)
     _transition(found, told, learned, labels.class_names, plots)
-
-
-def _train_metrics(paths: Layout) -> Mapping[str, Any]:
-    path = paths.metrics("train")
-    found: Mapping[str, Any] = read_json(path).get("train", {}) if path.exists() else {}
-    return found
 
 
 def _learned(found: Findings, kind: str, learned: LearnedLabels) -> None:

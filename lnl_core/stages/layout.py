@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from lnl_core.files import read_json
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class Layout:
 
     def metrics(self, stage: str) -> Path:
         return self.root / stage / "metrics.json"
+
+    def read_metrics(self, stage: str) -> Mapping[str, Any]:
+        """What a stage has measured; empty where it has not run."""
+        path = self.metrics(stage)
+        found: Mapping[str, Any] = read_json(path).get(stage, {}) if path.exists() else {}
+        return found
 
     def resume(self, stage: str) -> Path:
         """Folder for checkpoints of an unfinished run; not an artefact, removed when the stage ends well.

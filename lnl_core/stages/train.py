@@ -40,7 +40,7 @@ from lnl_core.models.saved import AboutClassifier, load_encoder, read_config, sa
 from lnl_core.models.start import load_start, start_hash
 from lnl_core.runtime import Runtime
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
-from lnl_core.stages.train_noise import read_purifier, told_noise
+from lnl_core.stages.train_noise import told_noise
 from lnl_core.train import TRAINERS
 from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
@@ -261,7 +261,7 @@ def _train(
 
 def _noise(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind) -> NoiseTold:
     rate = None if settings.noise_rate == "auto" else settings.noise_rate
-    return told_noise(data.purified, kind != "observed", read_purifier(context.paths.metrics("purify")), rate)
+    return told_noise(data.purified, kind != "observed", context.paths.read_metrics("purify"), rate)
 
 
 @dataclass(frozen=True, kw_only=True)

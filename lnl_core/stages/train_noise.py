@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lnl_core.contracts import Purified
-from lnl_core.files import read_json
 from lnl_core.train.noise_told import NoiseTold, told_by_posterior
 
 ASSUMED_RATE = 0.2  # where nothing is known: what crawled sets are said to have, 8 to 38.5 %
-
-
-def read_purifier(path: Path) -> Mapping[str, Any]:
-    """The purifier's metrics; empty where there are none."""
-    found: Mapping[str, Any] = read_json(path).get("purify", {}) if path.exists() else {}
-    return found
 
 
 def told_noise(purified: Purified, learns_purified: bool, purifier: Mapping[str, Any], rate: float | None) -> NoiseTold:

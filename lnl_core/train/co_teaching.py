@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.memory import Memory
 from lnl_core.blocks.method_settings import AutoRate, ModeSettings
-from lnl_core.blocks.updates import Adam, MomentumSGD, Updates
+from lnl_core.blocks.updates import Adam, Updates, momentum_sgd
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.small_loss_rules import (
@@ -178,7 +178,7 @@ def mean_of_picked(
 def _updates(task: TrainTask, config: CoTeachingConfig, networks: nn.ModuleList) -> Updates:
     if config.optimizer == "adam":
         return Adam(networks, task.runtime, weight_decay=config.weight_decay)
-    return MomentumSGD(networks, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay)
+    return momentum_sgd(networks, task.runtime, config)
 
 
 def _set_beta1(run: _Run, epoch: int) -> None:

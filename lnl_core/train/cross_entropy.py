@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.sgd_settings import SGDSettings
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
@@ -39,7 +39,7 @@ class CrossEntropyConfig(SGDSettings):
 def train_cross_entropy(task: TrainTask, config: CrossEntropyConfig) -> Trained:
     """Train one classifier; holds the network, its momentum, and the weights of the best epoch."""
     network = task.new_network(task.seed(NAME, "weights"))
-    updates = MomentumSGD(network, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay)
+    updates = momentum_sgd(network, task.runtime, config)
 
     def epoch(number: int) -> Record:
         generator = task.generator(NAME, number)
@@ -70,5 +70,4 @@ def _loss(
     if config.mixup_alpha > 0:
         images, targets = mix(images, targets, draw_lambda(1, config.mixup_alpha, generator), generator)
     logits = task.forward(network, images)
-    losses = functional.cross_entropy(logits, targets, label_smoothing=config.label_smoothing, reduction="none")
-    return (task.weights(rows) * losses).mean()
+    return weighted_cross_entropy(logits, targets, task.weights(rows), config.label_smoothing)

@@ -42,7 +42,8 @@ from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
 from lnl_core.blocks.sharpen import sharpen
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask, join_views
@@ -144,8 +145,7 @@ class Split:
 def train_divide_mix(task: TrainTask, config: DivideMixConfig) -> Trained:
     """Train two networks; holds both with their momenta, the best epoch's weights, and `loss_window` losses a row."""
     networks = [task.new_network(task.seed(NAME, "weights", number)) for number in range(2)]
-    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    updates = [MomentumSGD(network, task.runtime, **settings) for network in networks]
+    updates = [momentum_sgd(network, task.runtime, config) for network in networks]
     run = _Run(
         task=task,
         config=config,
@@ -251,7 +251,7 @@ def _warm_up(run: _Run, rows: Tensor, epoch: int, number: int) -> float:
     for step, batch in enumerate(batches):
         [images] = task.weak(batch, generator)
         logits = task.forward(network, images)
-        loss = (task.weights(batch) * functional.cross_entropy(logits, task.targets(batch), reduction="none")).mean()
+        loss = weighted_cross_entropy(logits, task.targets(batch), task.weights(batch))
         if run.derived.confidence_penalty:  # minus the entropy, Eq. 6
             log_probabilities = logits.log_softmax(dim=1)
             loss = loss + (log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
@@ -391,12 +391,11 @@ def _terms(
     logits: Tensor, targets: Tensor, weights: Tensor, prior: Tensor, config: DivideMixConfig
 ) -> Mapping[str, Tensor]:
     probabilities, labelled = logits.softmax(dim=1), len(weights)
-    losses = functional.cross_entropy(logits[:labelled], targets[:labelled], reduction="none")
     unlabelled = torch.zeros((), device=logits.device)
     if labelled < len(logits):
         unlabelled = unlabelled_error(probabilities[labelled:], targets[labelled:], config.unlabelled_loss)
     return {
-        "labelled_loss": (weights * losses).mean(),
+        "labelled_loss": weighted_cross_entropy(logits[:labelled], targets[:labelled], weights),
         "unlabelled_loss": unlabelled,
         "prior_penalty": prior_penalty(probabilities, prior),
     }

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty, weighted_cross_entropy
+from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.noise_told import elr_constants
@@ -59,7 +60,7 @@ def train_elr(task: TrainTask, config: ELRConfig) -> Trained:
     The targets are float32: 4 GB for 1,000 classes and a million rows, half with `target_precision: float16`.
     """
     network = task.new_network(task.seed(NAME, "weights"))
-    updates = MomentumSGD(network, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay)
+    updates = momentum_sgd(network, task.runtime, config)
     beta, lambda_ = config.constants(elr_constants(task.noise))
     store = TargetStore(
         task.label,

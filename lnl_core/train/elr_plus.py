@@ -24,14 +24,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty, weighted_cross_entropy
+from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
 from lnl_core.blocks.ema import update_average
 from lnl_core.blocks.mean_record import MeanRecord
 from lnl_core.blocks.method_settings import AutoShare
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import sigmoid_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
@@ -91,14 +92,13 @@ def train_elr_plus(task: TrainTask, config: ELRPlusConfig) -> Trained:
     """
     seeds = [task.seed(NAME, "weights", number) for number in range(2)]
     networks = [task.new_network(seed) for seed in seeds]
-    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
     run = _Run(
         task=task,
         config=config,
         derived=derive(task.noise, config),
         networks=networks,
         averages=[task.new_network(seed).requires_grad_(False).eval() for seed in seeds],  # start as the networks do
-        updates=[MomentumSGD(network, task.runtime, **settings) for network in networks],
+        updates=[momentum_sgd(network, task.runtime, config) for network in networks],
         stores=[_new_store(task, config) for _ in range(2)],
     )
     return train_epochs(

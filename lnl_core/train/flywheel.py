@@ -62,7 +62,8 @@ from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
 from lnl_core.blocks.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.flywheel_losses import (
@@ -70,7 +71,6 @@ from lnl_core.train.flywheel_losses import (
     capped_weight,
     confidence_regulariser,
     label_shares,
-    main_loss,
 )
 from lnl_core.train.flywheel_network import ProjectedClassifier
 from lnl_core.train.task import EVALUATION_ROWS, Trained, TrainTask, join_views
@@ -173,7 +173,7 @@ def _auxiliary_network(task: TrainTask, config: FlywheelConfig) -> _Network:
 
 
 def _updates(task: TrainTask, config: FlywheelConfig, module: nn.Module) -> MomentumSGD:
-    return MomentumSGD(module, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay)
+    return momentum_sgd(module, task.runtime, config)
 
 
 def _metrics(memory: Memory) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _warm_up(run: _Run, network: _Network, rows: Tensor, epoch: int, number: int
     sums = MeanRecord(len(batches))
     for step, batch in enumerate(batches):
         logits, *others = _outputs(task, network, task.weak(batch, generator)[0])
-        loss = main_loss(logits, task.targets(batch), task.weights(batch))
+        loss = weighted_cross_entropy(logits, task.targets(batch), task.weights(batch))
         # 0 times the projection: its gradient is then zero, not missing, for one process as for several
         network.updates.step(loss + sum(0 * other.sum() for other in others), config.lr_at(epoch, step / len(batches)))
         sums.add(loss=loss)
@@ -325,10 +325,10 @@ def _train_main(run: _Run, rows: Tensor, epoch: int, resampled: Tensor | None, c
         batch, weights = rows[places], clean[places].to(task.runtime.device)
         logits = task.forward(network, task.weak(batch, generator)[0])
         if resampled is None:
-            loss = main_loss(logits, task.targets(batch), weights * task.weights(batch))
+            loss = weighted_cross_entropy(logits, task.targets(batch), weights * task.weights(batch))  # Eq. (7)
         else:
             labels = functional.one_hot(resampled[places], task.classes).float().to(task.runtime.device)
-            loss = main_loss(logits, labels, weights)
+            loss = weighted_cross_entropy(logits, labels, weights)  # the first term of Eq. (8)
         regulariser = confidence_regulariser(logits, shares, config.confidence_floor)
         run.main.updates.step(loss + strength * regulariser, config.lr_at(epoch, step / len(batches)))  # Eq. (8)
         sums.add(main_loss=loss, regulariser=regulariser)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 MAJORITY = 0.5  # share of the resampled labels from which a class must not be pushed out
 
@@ -31,15 +30,6 @@ def confidence_regulariser(
     """
     regulariser: Tensor = ((logits.softmax(dim=1) + floor).log() @ shares).mean()  # Eq. (9)
     return regulariser
-
-
-def main_loss(
-    logits: Float[Tensor, "batch classes"],
-    targets: Float[Tensor, "batch classes"],
-    weights: Float[Tensor, " batch"],
-) -> Float[Tensor, ""]:
-    """Eq. 7: -1/N sum_i q_i log g(x_i)[y_i]; with weights of 1 and resampled labels the first term of Eq. 8."""
-    return (weights * functional.cross_entropy(logits, targets, reduction="none")).mean()  # Eq. (7), (8)
 
 
 def capped_weight(weight: float, shares: Float[Tensor, " classes"]) -> float:

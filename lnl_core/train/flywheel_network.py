@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from lnl_core.runtime import drawn_from
 
 PROJECTION = 128  # SimCLR, Sec. 2.1: two layers, the hidden one as wide as the features, 128 outputs
 
@@ -16,8 +17,7 @@ class ProjectedClassifier(nn.Module):
         super().__init__()
         self.classifier = classifier
         width = int(classifier.head.in_features)  # type: ignore[union-attr, arg-type]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
 
     def forward(

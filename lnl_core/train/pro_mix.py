@@ -55,7 +55,8 @@ from lnl_core.blocks.method_settings import AutoEpochs, AutoShare, AutoWeight, M
 from lnl_core.blocks.mixup import draw_lambda
 from lnl_core.blocks.ramp import linear_ramp
 from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
+from lnl_core.runtime import drawn_from
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.pro_mix_losses import (
@@ -133,8 +134,7 @@ class TwoHeads(nn.Module):
         self.classifier = classifier
         head = classifier.get_submodule("head")
         assert isinstance(head, nn.Linear)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             self.auxiliary = nn.Linear(head.in_features, head.out_features)
 
     def forward(
@@ -192,8 +192,7 @@ class _Targets:
 def train_pro_mix(task: TrainTask, config: ProMixConfig) -> Trained:
     """Train two networks; holds both with their momenta and the best epoch's weights, and four numbers a row."""
     networks = [_two_heads(task, number) for number in range(2)]
-    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    updates = [MomentumSGD(network, task.runtime, **settings) for network in networks]
+    updates = [momentum_sgd(network, task.runtime, config) for network in networks]
     expected = _expected_classes(task, config)
     run = _Run(
         task=task,

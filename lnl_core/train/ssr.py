@@ -36,7 +36,8 @@ from lnl_core.blocks.method_settings import AutoShare
 from lnl_core.blocks.mixup import draw_lambda, mix
 from lnl_core.blocks.row_batches import shuffled_batches
 from lnl_core.blocks.sgd_settings import SGDSettings
-from lnl_core.blocks.updates import MomentumSGD
+from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.ssr_network import ConsistencyNetwork, FeaturesAndLogits, consistency_loss
@@ -131,7 +132,7 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
         theta_r=noise_told.relabel_threshold(task.noise) if config.theta_r == "auto" else config.theta_r,
         network=network,
         view=FeaturesAndLogits(network.classifier),
-        updates=MomentumSGD(network, task.runtime, momentum=config.momentum, weight_decay=config.weight_decay),
+        updates=momentum_sgd(network, task.runtime, config),
         chances=even if config.class_chances == "equal" else task.prior().cpu(),
     )
     return train_epochs(
@@ -254,11 +255,11 @@ def _terms(
     if config.alpha > 0:
         images, targets = mix(images, targets, draw_lambda(1, config.alpha, generator), generator)
     logits, projections, predictions = task.forward(run.network, join_views([images, compared]))
-    losses = functional.cross_entropy(logits[: len(targets)], targets, reduction="none")
+    label_loss = weighted_cross_entropy(logits[: len(targets)], targets, weights)
     distance = torch.zeros((), device=logits.device)
     if len(compared):
         distance = consistency_loss(predictions[len(targets) :], projections[len(targets) :])
-    return {"label_loss": (weights * losses).mean(), "consistency_loss": distance}
+    return {"label_loss": label_loss, "consistency_loss": distance}
 
 
 def _views(run: _Run, rows: Tensor, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

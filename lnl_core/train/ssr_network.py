@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.runtime import drawn_from
+
 
 class ConsistencyNetwork(nn.Module):
     """Images to (logits, projections, predictions of the other view's projection); one pass for all three."""
@@ -17,8 +19,7 @@ class ConsistencyNetwork(nn.Module):
     def __init__(self, classifier: nn.Module, width: int, *, projection: int, seed: int) -> None:
         super().__init__()
         self.classifier = classifier
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             self.projector = _head(width, width, projection)
             self.predictor = _head(projection, projection, projection)
 

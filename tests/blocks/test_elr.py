@@ -11,9 +11,9 @@ from lnl_core.blocks.elr import (
     clamped_softmax,
     elr_penalty,
     moved_targets,
-    weighted_cross_entropy,
 )
 from lnl_core.blocks.ramp import sigmoid_ramp
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 
 
 def probabilities(*shape, seed=0):

@@ -9,6 +9,7 @@ import torch
 
 from lnl_core.blocks.training_trace import read_trace, trace_files
 from lnl_core.blocks.two_em_mixture import refurbished
+from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.config import ConfigError, parse
 from lnl_core.models.classifier import Classifier
 from lnl_core.train.flywheel import (
@@ -24,7 +25,6 @@ from lnl_core.train.flywheel_losses import (
     capped_weight,
     confidence_regulariser,
     label_shares,
-    main_loss,
 )
 from lnl_core.train.flywheel_network import ProjectedClassifier
 from tests.contract.test_trainers import make_task
@@ -73,7 +73,7 @@ def test_the_floor_lets_a_wrong_confidence_go():
         logits = torch.zeros(1, 10)
         logits[0, 1] = 20.0
         logits.requires_grad_()
-        loss = main_loss(logits, target, torch.ones(1)) + 3 * confidence_regulariser(logits, shares, floor)
+        loss = weighted_cross_entropy(logits, target, torch.ones(1)) + 3 * confidence_regulariser(logits, shares, floor)
         (gradient,) = torch.autograd.grad(loss, logits)
         pulls.append(float(gradient[0, 1]))
     assert pulls[0] < 0 < pulls[1]
@@ -91,8 +91,8 @@ def test_main_loss_slow_twin_and_by_hand():
     g, targets = probabilities(5, 3), torch.eye(3)[[0, 2, 1, 1, 0]]
     q = torch.tensor([0.0, 0.2, 0.5, 1.0, 0.9])
     total = -sum(float(q[i]) * math.log(float(g[i, targets[i].argmax()])) for i in range(5))  # Eq. 7
-    assert float(main_loss(g.log(), targets, q)) == pytest.approx(total / 5, rel=1e-5)
-    by_hand = main_loss(logits_of([[0.25, 0.75]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0.5]))
+    assert float(weighted_cross_entropy(g.log(), targets, q)) == pytest.approx(total / 5, rel=1e-5)
+    by_hand = weighted_cross_entropy(logits_of([[0.25, 0.75]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0.5]))
     assert float(by_hand) == pytest.approx(0.5 * math.log(4))
 
 
@@ -131,7 +131,7 @@ def test_the_regularised_optimum_is_that_of_lemma_1():
     logits = label_given_x.log().requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=0.1)
     for _ in range(400):
-        loss = main_loss(logits, label_given_x, torch.ones(3))
+        loss = weighted_cross_entropy(logits, label_given_x, torch.ones(3))
         loss = loss + strength * confidence_regulariser(logits, shares, 1e-6)
         optimiser.zero_grad()
         loss.backward()
