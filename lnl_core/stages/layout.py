@@ -85,6 +85,15 @@ class Layout:
         found: Mapping[str, Any] = read_json(path).get(stage, {}) if path.exists() else {}
         return found
 
+    @property
+    def previous(self) -> Layout:
+        """Files of the version before this one, of the stages that build on it; they are read and never written.
+
+        Whoever starts a stage lays them there; without them a stage does all of its work. They lie outside the stage's
+        outputs because DVC deletes those before it runs a stage again.
+        """
+        return Layout(self.root / ".lnl" / "previous")
+
     def resume(self, stage: str) -> Path:
         """Folder for checkpoints of an unfinished run; not an artefact, removed when the stage ends well.
 
