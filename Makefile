@@ -8,12 +8,12 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps bench-digits bench-dmlp bench-emlc bench-purify bench-train clean
+.PHONY: help install demo test lint dev lock dvc-deps s3 bench-digits bench-dmlp bench-emlc bench-purify bench-train clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 install: .venv/.installed ## make .venv with pinned dependencies and the command .venv/bin/lnl
 
@@ -54,6 +54,9 @@ dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and pa
 # Pins that still fit are kept; `make lock UPGRADE='numpy pillow'` lets go of those, `make lock UPGRADE=.` of all.
 lock: ## resolve pyproject.toml again and write both lock files
 	@PYTHON='$(PYTHON)' bash .ci/lock $(UPGRADE)
+
+s3: dev ## a local S3 server on loopback with a bucket, until Ctrl-C; prints how to use it
+	@$(BIN)/python -m dev.seaweed --folder .s3 --bucket lnl
 
 clean: ## remove .venv and the caches; data/ stays
 	rm -rf .venv .lock-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache lnl_pipeline.egg-info

@@ -3,3 +3,5 @@
 from jaxtyping import install_import_hook
 
 install_import_hook("lnl_core", "beartype.beartype")
+
+pytest_plugins = ["dev.pytest_servers"]
