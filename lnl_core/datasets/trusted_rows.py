@@ -1,7 +1,12 @@
-"""The trusted set: a small class-balanced draw from verified rows, or a file of ids and verified labels."""
+"""The trusted set: a small class-balanced draw from verified rows, or a file of ids and verified labels.
+
+A share of it may be held out: those rows become trusted rows of the val split, which no purifier, training or choice of
+an epoch sees. They compare a version with the one before (docs/versions.md).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Literal
@@ -13,10 +18,12 @@ from pydantic import Field, model_validator
 from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers
 from lnl_core.blocks.label_file import read_label_file
 from lnl_core.config import ConfigError, Settings
-from lnl_core.contracts import NO_LABEL, ContractError, Ids, IntArray, check_unique, positions
+from lnl_core.contracts import NO_LABEL, BoolArray, ContractError, Ids, IntArray, check_unique, positions
 from lnl_core.datasets.index import Index
+from lnl_core.files import file_sha256
 
 log = logging.getLogger("lnl")
+FEW_HELD_OUT = 20  # rows a class; the promotion gate judges no class with fewer (`lnl_core/versions/gate.py`)
 
 
 class TrustedSettings(Settings):
@@ -29,6 +36,11 @@ class TrustedSettings(Settings):
     id_column: str = "id"
     label_column: str = "label"  # class names or numbers
     allow_empty_classes: bool = False  # may a class have no trusted row?
+    sha256: str = Field(
+        default="", pattern="^([0-9a-f]{64})?$"
+    )  # of file, checked; DVC sees a change by it
+    held_out_share: float = Field(default=0.0, ge=0.0, lt=1.0)  # of the trusted rows: for the promotion gate alone
+    held_out_val: bool = False  # the source's own verified val rows are held out too, and then choose no epoch
 
     @model_validator(mode="after")
     def _one_way(self) -> TrustedSettings:
@@ -36,6 +48,8 @@ class TrustedSettings(Settings):
             raise ValueError("source 'draw' needs either count (rows in all) or share (of each class), above 0")
         if self.source == "file" and not self.file:
             raise ValueError("source 'file' needs file: a CSV or Parquet of ids and labels")
+        if self.sha256 and self.source != "file":
+            raise ValueError("sha256 is the hash of file, so it needs source 'file'")
         return self
 
 
@@ -63,10 +77,11 @@ def labels_from_file(index: Index, settings: TrustedSettings) -> IntArray:
     Ids that the reader has set aside are passed over with a warning.
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: no such file, or one whose hash is not `settings.sha256`.
         ContractError: an id that is unknown, repeated or no train row, or a label that is no class.
     """
     path = Path(settings.file)
+    _check_hash(path, settings.sha256)
     ids, raw = read_label_file(path, settings.id_column, settings.label_column)
     check_unique(ids, str(path))
     label = class_numbers(raw, index.class_names)
@@ -77,6 +92,29 @@ def labels_from_file(index: Index, settings: TrustedSettings) -> IntArray:
     result = np.full(len(index), NO_LABEL, dtype=np.int32)
     result[rows] = label[usable]
     return result
+
+
+def held_out_rows(ids: Ids, verified: IntArray, settings: TrustedSettings, class_names: tuple[str, ...]) -> BoolArray:
+    """Which trusted rows are held out [n]: those whose id hashes below `held_out_share`.
+
+    The choice depends on the row's id alone, so a row never changes sides while the trusted set grows: a row that a
+    version was judged by has taught none before it and will teach none after it.
+
+    Args:
+        verified: verified label [n] of each trusted row, `NO_LABEL` for all others.
+    """
+    held = np.zeros(len(ids), dtype=bool)
+    trusted = np.flatnonzero(verified != NO_LABEL)
+    held[trusted] = [_place(str(name)) < settings.held_out_share for name in ids[trusted]]
+    if settings.held_out_share:
+        _warn_of_few(np.bincount(verified[held], minlength=len(class_names)), class_names)
+    return held
+
+
+def held_out_val_labels(index: Index, settings: TrustedSettings) -> IntArray:
+    """The verified label [n] of the source's own val rows where `held_out_val` asks for it; else `NO_LABEL`."""
+    rows = index.verified & (index.split == "val") & settings.held_out_val
+    return np.where(rows, index.true_label, NO_LABEL).astype(np.int32)
 
 
 def refuse_empty_classes(counts: list[int], class_names: tuple[str, ...], settings: TrustedSettings) -> None:
@@ -99,6 +137,37 @@ def _quota(settings: TrustedSettings, number: int, rows: int, classes: int) -> i
     if 0 < rows < wanted:
         log.warning("trusted: class number %d has %d verified train rows of %d wanted", number, rows, wanted)
     return wanted
+
+
+def _place(name: str) -> float:
+    """Where an id stands in 0..1: the first 8 bytes of a SHA-256 that no split of a dataset is made by."""
+    return int.from_bytes(hashlib.sha256(f"held out: {name}".encode()).digest()[:8], "big") / 2**64
+
+
+def _warn_of_few(counts: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> None:
+    few = [f"{name} {count}" for name, count in zip(class_names, counts.tolist(), strict=True) if count < FEW_HELD_OUT]
+    if few:
+        log.warning(
+            "trusted: %d of %d classes have fewer than %d held-out rows (%s), too few for the promotion gate to judge "
+            "them one by one; verify more rows, or raise prepare.trusted.held_out_share",
+            len(few),
+            len(class_names),
+            FEW_HELD_OUT,
+            _some(few, quoted=False),
+        )
+
+
+def _check_hash(path: Path, wanted: str) -> None:
+    if not wanted:
+        return
+    if not path.is_file():
+        raise ConfigError(f"prepare.trusted.file = {str(path)!r}: no such file")
+    found = file_sha256(path)
+    if found != wanted:
+        raise ConfigError(
+            f"{path}: its sha256 is {found}, prepare.trusted.sha256 says {wanted}; bring the right file, or set "
+            "the hash to that of the new one"
+        )
 
 
 def _check_labels(label: IntArray, raw: list[object], ids: Ids, class_names: tuple[str, ...], where: str) -> None:
@@ -136,6 +205,6 @@ def _check_train(ids: Ids, split: Ids, path: Path) -> None:
         )
 
 
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:10])
+def _some(names: tuple[str, ...] | list[str], *, quoted: bool = True) -> str:
+    shown = ", ".join(repr(name) if quoted else name for name in names[:10])
     return shown + (", ..." if len(names) > 10 else "")

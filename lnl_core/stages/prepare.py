@@ -42,7 +42,14 @@ from lnl_core.contracts import (
 )
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Dataset, Index
-from lnl_core.datasets.trusted_rows import TrustedSettings, drawn_labels, labels_from_file, refuse_empty_classes
+from lnl_core.datasets.trusted_rows import (
+    TrustedSettings,
+    drawn_labels,
+    held_out_rows,
+    held_out_val_labels,
+    labels_from_file,
+    refuse_empty_classes,
+)
 from lnl_core.files import read_json, write_json
 from lnl_core.images.shards import Source, write_shard
 from lnl_core.progress import Advance, progress_bar
@@ -204,17 +211,20 @@ def _labels(rows: _Rows, settings: PrepareSettings, runtime: Runtime) -> Labels:
     index, verified = rows.index, rows.trusted
     if settings.trusted.source == "draw":
         verified = drawn_labels(index, settings.trusted, runtime.numpy_generator("prepare", "trusted"))
-    trusted = verified != NO_LABEL
-    if settings.trusted.source == "file":
-        counts = np.bincount(verified[trusted], minlength=len(index.class_names))
+    held_out = held_out_rows(index.ids, verified, settings.trusted, index.class_names)
+    if settings.trusted.source != "none":
+        counts = np.bincount(verified[(verified != NO_LABEL) & ~held_out], minlength=len(index.class_names))
         refuse_empty_classes(counts.tolist(), index.class_names, settings.trusted)
+    own_val = held_out_val_labels(index, settings.trusted)
+    verified = np.where(own_val != NO_LABEL, own_val, verified)
+    trusted = verified != NO_LABEL
     observed = np.where(index.observed_label != NO_LABEL, index.observed_label, index.true_label).astype(np.int32)
     return Labels(
         ids=index.ids,
         label=np.where(trusted, verified, observed).astype(np.int32),
         observed_label=np.where(trusted, index.observed_label, observed).astype(np.int32),
         trusted=trusted,
-        split=_splits(index, observed, trusted, settings, runtime.numpy_generator("prepare", "val")),
+        split=np.where(held_out, "val", _splits(index, observed, trusted, settings, runtime)).astype(object),
         class_names=index.class_names,
     )
 
@@ -224,9 +234,9 @@ def _splits(
     label: IntArray,
     trusted: npt.NDArray[np.bool_],
     settings: PrepareSettings,
-    generator: np.random.Generator,
+    runtime: Runtime,
 ) -> Ids:
-    split = index.split.copy()
+    split, generator = index.split.copy(), runtime.numpy_generator("prepare", "val")
     if not settings.val_share:
         return split
     if (split == "val").any():
@@ -254,12 +264,14 @@ def _move(source: Path, target: Path) -> None:
 def _metrics(labels: Labels, quarantined: list[QuarantineRow], leaks: int, settings: PrepareSettings) -> dict[str, Any]:
     if leaks:
         log.warning("prepare: %d test images stand in the train or val split too", leaks)
-    trusted = np.bincount(labels.label[labels.trusted], minlength=len(labels.class_names))
+    learned = labels.trusted & (labels.split == "train")
+    trusted = np.bincount(labels.label[learned], minlength=len(labels.class_names))
     return {
         "dataset": settings.dataset,
         "rows": {split: int((labels.split == split).sum()) for split in SPLITS},
         "classes": len(labels.class_names),
-        "trusted": int(labels.trusted.sum()),
+        "trusted": int(learned.sum()),
+        "trusted_held_out": len(labels.where(split="val", trusted=True)),
         "trusted_per_class": dict(zip(labels.class_names, trusted.tolist(), strict=True)),
         "quarantined": len(quarantined),
         "quarantined_by_reason": _by_reason(quarantined),

@@ -73,7 +73,7 @@ def run(settings: PretrainSettings, context: StageContext) -> Metrics:
         "probe_accuracy": last["probe_accuracy"],
         "knn_accuracy": last["knn_accuracy"],
         "images": len(pixels),
-        "trusted": int(labels.trusted.sum()),
+        "trusted": len(labels.where(split="train", trusted=True)),
         "device": context.runtime.device.type,
         "arch": model.arch,
         "stem": model.stem,
@@ -103,8 +103,8 @@ def _new_encoder(context: StageContext, pixels: Pixels) -> Encoder:
 
 
 def _trusted(labels: Labels) -> TrustedRows | None:
-    """The trusted rows among the training images; None, with a note, where there are too few to be scored."""
-    rows = labels.where(trusted=True)
+    """The trusted train rows among the images; None, with a note, where there are too few to be scored."""
+    rows = labels.where(split="train", trusted=True)
     if len(rows) < 2:
         log.info("pretrain: %d trusted rows, so the encoder is not scored by probe and kNN", len(rows))
         return None
@@ -123,7 +123,8 @@ def _fingerprint(settings: PretrainSettings, context: StageContext, labels: Labe
         "shards": [content_hash(shard) for shard in parts(context.paths.images)],
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, label, trusted in zip(labels.ids, labels.label, labels.trusted, strict=True):
+    scored = labels.trusted & (labels.split == "train")
+    for name, label, trusted in zip(labels.ids, labels.label, scored, strict=True):
         digest.update(f"{name}\0{label if trusted else ''}\n".encode())
     return digest.hexdigest()
 

@@ -1,8 +1,9 @@
 """Stage `train`: a robust model from the noisy rows, on observed or purified labels, and its yardstick beside it.
 
 The training rows are the train rows that are not trusted, and with `add_trusted` the trusted ones too. The checkpoint
-is chosen on held-out rows: trusted ones, where there are none the val split, else the last epoch is the best. The
-yardstick is the same method with the same start on the observed labels: the report's accuracy without purification.
+is chosen on held-out rows: trusted train rows, where there are none the val split, else the last epoch is the best.
+Trusted rows of the val split are the promotion gate's and are not touched. The yardstick is the same method with the
+same start on the observed labels: the report's accuracy without purification.
 What a method is told about the noise comes from the purification (`stages/train_noise.py`), never from the truth.
 Under torch's launcher (`torchrun -m lnl_core.cli stage train`) all processes train together and the first one writes.
 Held in memory: the label tables, the networks, and the decoded train and held-out images (above `run.image_memory_mb`
@@ -196,7 +197,7 @@ def _held_out_rows(settings: TrainSettings, labels: Labels, runtime: Runtime) ->
         held = max(round(settings.trusted_held_out * len(trusted)), 1)
         drawn = runtime.numpy_generator("train", "trusted held out").permutation(trusted)
         trusted, added = np.sort(drawn[:held]), np.sort(drawn[held:])
-    found = {"trusted": trusted, "val": labels.where(split="val")}
+    found = {"trusted": trusted, "val": labels.where(split="val", trusted=False)}  # trusted val rows: the gate's alone
     if settings.held_out in found and not len(found[settings.held_out]):
         raise ConfigError(
             f"train.held_out = {settings.held_out!r}: there are no such rows; use 'auto', 'none', or set "
