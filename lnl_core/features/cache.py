@@ -108,8 +108,19 @@ class FeatureCache:
             found[torch.from_numpy(order[start:stop])] = rows.to(found.dtype)
         return found
 
+    def in_cache_order(self, ids: Ids) -> npt.NDArray[np.intp]:
+        """The order [n] in which `ids` stand in the cache: `cache.select(ids[order])` streams.
+
+        Where the parts were ingested one after the other (a crawl), the cache is sorted by id within a part alone, and
+        a table sorted by id must be brought into this order before its features can stream.
+
+        Raises:
+            ContractError: an id without a feature.
+        """
+        return np.argsort(positions(ids, self.ids, str(self.path)), kind="stable")
+
     def select(self, ids: Ids) -> FeatureSelection:
-        """The features of some rows, streamed. `ids` and the cache must be sorted by id, as all tables are.
+        """The features of some rows, streamed. `ids` must stand in the order of the cache: see `in_cache_order`.
 
         Raises:
             ContractError: an id without a feature, or rows that are not in the order of `ids`.
@@ -120,7 +131,7 @@ class FeatureCache:
             first, second = ids[falling[0]], ids[falling[0] + 1]
             raise ContractError(
                 f"{self.path}: id {second!r} does not stand after {first!r}, so the rows do not stream in the order "
-                "asked; sort both tables by id and write each id once"
+                "asked; bring the ids into the order of the cache (`in_cache_order`) and ask for each id once"
             )
         return FeatureSelection(cache=self, rows=rows)
 

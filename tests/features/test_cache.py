@@ -112,6 +112,18 @@ def test_unknown_ids_and_unsorted_rows_are_named(folder: Path) -> None:
         cache.select(IDS[[7, 3]])
 
 
+def test_a_cache_whose_parts_were_ingested_one_after_the_other_streams_in_its_own_order(folder: Path) -> None:
+    """As a crawl leaves it: sorted by id within a part, not across parts."""
+    (folder / "part-00000.parquet").rename(folder / "part-00009.parquet")
+    cache, wanted = FeatureCache(folder), IDS[5:250:7]
+    order = cache.in_cache_order(wanted)
+    assert sorted(order) == list(range(len(wanted)))
+    streamed = np.concatenate([features for _, features in cache.select(wanted[order]).batches()])
+    assert np.array_equal(streamed, FEATURES[5:250:7][order])
+    with pytest.raises(ContractError, match="does not stand after"):
+        cache.select(wanted)
+
+
 def test_shards_of_different_encoders_or_widths_are_refused(folder: Path) -> None:
     shard = folder / "part-00001.parquet"
     rewrite(shard, ShardKey(fingerprint="0" * 64, dtype="float16", source=""), IDS[100:200], FEATURES[100:200])
