@@ -33,6 +33,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class RaySettings(Settings):
+    """Section `run.ray`: where `execution: ray` runs its tasks, a task a shard."""
+
+    address: str = ""  # host:port of a cluster that this machine is a node of; empty: Ray is started here for the stage
+    workers: int = Field(default=0, ge=0)  # tasks at a time; 0: as many as the cluster has room for
+    cpus_per_task: float = Field(default=1, gt=0)  # and so many threads where run.threads is 0
+    gpus_per_task: float = Field(default=0, ge=0)  # for encoding; 0.5: two tasks share a GPU
+
+
 class RunSettings(Settings):
     """Section `run`: what every stage shares and no result should depend on, save `seed` and `precision`."""
 
@@ -42,6 +51,8 @@ class RunSettings(Settings):
     threads: int = Field(default=0, ge=0)  # torch threads; 0: as many as the process may use
     image_memory_mb: int = Field(default=8192, ge=1)  # decoded images above this live in a memory-mapped file
     image_disk_mb: int = Field(default=131072, ge=1)  # and above this stay encoded: training decodes batch by batch
+    execution: Literal["local", "ray"] = "local"  # where shards are encoded and purified; ray: the extra of that name
+    ray: RaySettings = Field(default_factory=RaySettings)
 
 
 class ImageSettings(Settings):

@@ -56,9 +56,7 @@ def resolve(run: RunSettings) -> Runtime:
     if run.precision == "float16" and name == "cpu":
         raise ConfigError("run.precision = 'float16': only on CUDA; use 'bfloat16' or 'float32' on a CPU")
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torch's launcher on this machine
-    threads = run.threads or max(len(os.sched_getaffinity(0)) // beside, 1)
-    torch.set_num_threads(threads)
-    threadpoolctl.threadpool_limits(threads)  # numpy's and scipy's linear algebra, which torch's setting leaves alone
+    use_threads(run.threads or max(len(os.sched_getaffinity(0)) // beside, 1))
     return Runtime(
         device=torch.device(name),
         precision=run.precision,
@@ -66,6 +64,12 @@ def resolve(run: RunSettings) -> Runtime:
         image_memory_mb=run.image_memory_mb,
         image_disk_mb=run.image_disk_mb,
     )
+
+
+def use_threads(threads: int) -> None:
+    """So many threads for torch and for numpy's and scipy's linear algebra, which torch's setting leaves alone."""
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
 
 
 @contextlib.contextmanager

@@ -2,34 +2,29 @@
 
 All splits get features; the test rows' are for the report alone. Shards that are there already for the same encoder,
 type and images are left untouched, so a growing collection pays for its new shards only, and a killed run for none
-twice. Held: one batch of images, one row group of features.
+twice. Held: one batch of images, one row group of features. With `run.execution: ray` shards are encoded by the workers
+of a cluster, which write them to the file system that all share.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 from pydantic import Field
 
-from lnl_core.config import ImageSettings, Settings, parse
-from lnl_core.contracts import FloatArray, Ids, parts
+from lnl_core.config import Settings, parse
+from lnl_core.contracts import parts
+from lnl_core.execution.shards import Execution, execution
 from lnl_core.features.cache import FeatureCache
-from lnl_core.features.encoders import FeatureEncoder, open_encoder
-from lnl_core.features.shards import FeatureType, ShardKey, has_key, write_shard
-from lnl_core.images.content import content_hash
-from lnl_core.images.store import iterate_images
-from lnl_core.models.predictions import as_input
+from lnl_core.features.encode_shard import EncodedShard, EncoderSource, ShardEncoder
+from lnl_core.features.shards import FeatureType
 from lnl_core.progress import progress_bar
 from lnl_core.stages.stage import Metrics, Stage, StageContext
-
-log = logging.getLogger("lnl")
 
 
 class FeaturesSettings(Settings):
@@ -44,20 +39,15 @@ class FeaturesSettings(Settings):
 
 def run(settings: FeaturesSettings, context: StageContext) -> Metrics:
     """Bring the feature cache up to date with images and encoder."""
-    paths, images = context.paths, context.shared.images
-    encoder = open_encoder(
-        settings.encoder,
-        weights=settings.weights,
-        random_weights=settings.random_weights,
-        pretrained=paths.encoder,
-        images=images,
-        runtime=context.runtime,
-    )
+    paths = context.paths
     shards = parts(paths.images)
+    encode = _shard_encoder(settings, context)
     started = time.perf_counter()
-    ready, encoded = _write_missing(shards, encoder, settings, images, (paths.features, paths.resume("features")))
+    with execution(context.shared.run) as where:
+        made = _encode_missing(shards, encode, where, context.shared.run.ray.gpus_per_task)
     seconds = time.perf_counter() - started
-    _move_into_place(ready, paths.features)
+    _move_into_place({shard.path for shard in made}, paths.features)
+    encoded = sum(shard.rows for shard in made if not shard.reused)
     cache = FeatureCache(paths.features)
     return {
         "rows": cache.shape[0],
@@ -66,53 +56,45 @@ def run(settings: FeaturesSettings, context: StageContext) -> Metrics:
         "encoder": settings.encoder,
         "fingerprint": cache.fingerprint[:12],
         "images_per_second": round(encoded / seconds, 1) if encoded else None,
-        "shards_written": sum(not reused for reused in ready.values()),
-        "shards_reused": sum(ready.values()),
+        "shards_written": sum(not shard.reused for shard in made),
+        "shards_reused": sum(shard.reused for shard in made),
     }
 
 
-def _write_missing(
-    shards: list[Path],
-    encoder: FeatureEncoder,
-    settings: FeaturesSettings,
-    images: ImageSettings,
-    folders: tuple[Path, Path],
-) -> tuple[dict[Path, bool], int]:
-    """Make sure that each image shard has its features in the output or the resume folder.
-
-    Returns where they lie, each with whether it was there already, and the number of images encoded.
-    """
-    ready: dict[Path, bool] = {}
-    encoded = 0
-    total = sum(pq.read_metadata(shard).num_rows for shard in shards)
-    with progress_bar("encoding", total, "images") as advance:
-        for shard in shards:
-            key = ShardKey(fingerprint=encoder.fingerprint, dtype=settings.dtype, source=content_hash(shard))
-            there = [folder / shard.name for folder in folders if has_key(folder / shard.name, key)]
-            if not there:
-                encoded += write_shard(folders[1] / shard.name, _encode(shard, encoder, settings, images), key)
-            ready[there[0] if there else folders[1] / shard.name] = bool(there)
-            advance(pq.read_metadata(shard).num_rows)
-    return ready, encoded
+def _shard_encoder(settings: FeaturesSettings, context: StageContext) -> ShardEncoder:
+    """The function of a shard, with the encoder opened here; its paths are absolute, for workers have other folders."""
+    source = EncoderSource(
+        name=settings.encoder,
+        weights=settings.weights.absolute() if settings.weights else None,
+        random_weights=settings.random_weights,
+        pretrained=context.paths.encoder.absolute(),
+        images=context.shared.images,
+        run=context.shared.run,
+    )
+    encoder = source.open()
+    return ShardEncoder(
+        source=source,
+        fingerprint=encoder.fingerprint,
+        dtype=settings.dtype,
+        batch_size=settings.batch_size,
+        folders=(context.paths.features.absolute(), context.paths.resume("features").absolute()),
+        here=encoder,
+    )
 
 
-def _encode(
-    shard: Path, encoder: FeatureEncoder, settings: FeaturesSettings, images: ImageSettings
-) -> Iterator[tuple[Ids, FloatArray]]:
-    """Features of one shard, a batch behind: a GPU computes one batch while the next is decoded."""
-    device = encoder.runtime.device
-    running: tuple[Ids, torch.Tensor] | None = None
-    for ids, pixels in iterate_images(shard, images, settings.batch_size):
-        features = encoder.encode(as_input(torch.from_numpy(pixels), device))
-        if running is not None:
-            yield running[0], running[1].cpu().numpy()
-        running = ids, features
-    if running is not None:
-        yield running[0], running[1].cpu().numpy()
+def _encode_missing(shards: list[Path], encode: ShardEncoder, where: Execution, gpus: float) -> list[EncodedShard]:
+    """Make sure that each image shard has its features in the output or the resume folder."""
+    made = []
+    with progress_bar("encoding", sum(pq.read_metadata(shard).num_rows for shard in shards), "images") as advance:
+        for shard in where.map(encode, [shard.absolute() for shard in shards], gpus=gpus):
+            made.append(shard)
+            advance(shard.rows)
+    return made
 
 
-def _move_into_place(ready: Mapping[Path, bool], folder: Path) -> None:
+def _move_into_place(ready: Collection[Path], folder: Path) -> None:
     """Leave exactly the shards of `ready` in `folder`; stale ones go first, so two encoders never stand together."""
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     for stale in set(folder.glob("part-*.parquet")) - set(ready):
         stale.unlink()

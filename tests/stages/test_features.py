@@ -12,11 +12,11 @@ import torch
 
 from lnl_core.config import ConfigError, ModelSettings
 from lnl_core.contracts import ContractError, read_labels
+from lnl_core.features import encode_shard
 from lnl_core.features.cache import FeatureCache
 from lnl_core.images.store import load_images
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import load_encoder, save_encoder
-from lnl_core.stages import features as features_stage
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Shared, run_stage, stage_named
 
@@ -112,7 +112,7 @@ def test_a_killed_stage_started_again_writes_the_same_bytes(paths: Layout, monke
     run_stage("features", PARAMS, paths)
     whole = {shard.name: shard.read_bytes() for shard in paths.features.iterdir()}
     shutil.rmtree(paths.features.parent)  # as DVC does before it runs a stage again
-    iterate = features_stage.iterate_images
+    iterate = encode_shard.iterate_images
     batches = 0
 
     def killing(*arguments: Any) -> Any:
@@ -123,12 +123,12 @@ def test_a_killed_stage_started_again_writes_the_same_bytes(paths: Layout, monke
                 raise KilledError
             yield batch
 
-    monkeypatch.setattr(features_stage, "iterate_images", killing)
+    monkeypatch.setattr(encode_shard, "iterate_images", killing)
     with pytest.raises(KilledError):
         run_stage("features", PARAMS, paths)
     assert not paths.features.exists()
     assert len(list(paths.resume("features").iterdir())) == 2
-    monkeypatch.setattr(features_stage, "iterate_images", iterate)
+    monkeypatch.setattr(encode_shard, "iterate_images", iterate)
     metrics = run_stage("features", PARAMS, paths)
     assert (metrics["shards_written"], metrics["shards_reused"]) == (SHARDS - 2, 2)
     assert {shard.name: shard.read_bytes() for shard in paths.features.iterdir()} == whole
