@@ -31,6 +31,7 @@ log = logging.getLogger("lnl")
 STAGE_NAMES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
 SHARED_SECTIONS: dict[str, type[Settings]] = {"run": RunSettings, "images": ImageSettings, "model": ModelSettings}
 Metrics = Mapping[str, Any]
+Pool = Literal["cpu", "gpu"]
 
 
 class Shared(Settings):
@@ -61,7 +62,8 @@ class Stage:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     shared: tuple[str, ...]  # shared settings that its result depends on, e.g. "run.seed", "images"
-    pool: Literal["cpu", "gpu"] = "cpu"
+    pool: Pool = "cpu"
+    pool_for: Callable[[Any], Pool] | None = None  # where some settings want another pool than `pool`
     reads_metrics: tuple[str, ...] = ()  # stages whose metrics.json it reads
     shared_by_processes: bool = False  # may torch's launcher start several processes of it?
 
