@@ -27,7 +27,7 @@ def place(placement: Placement, nodes: Sequence[StageNode], params: Params) -> d
     if isinstance(placement, str):
         if placement not in (INLINE, POOLS):
             raise ConfigError(
-                f"placement = {placement!r}: say {INLINE!r}, {POOLS!r} or which stages run where, e.g. {{'train': 'gpu'}}"
+                f"placement = {placement!r}: say {INLINE!r}, {POOLS!r} or what runs where, e.g. {{'train': 'gpu'}}"
             )
         return {node.name: INLINE if placement == INLINE else wanted_pool(node, params) for node in nodes}
     names = [node.name for node in nodes]
