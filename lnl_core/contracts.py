@@ -7,6 +7,8 @@ uniqueness and ranges and raises `ContractError`, which names the file, the row 
     labels.parquet           id, label, observed_label, trusted, split; class names and protocol card in the metadata
     truth.parquet            id, true_label; read by inject and evaluate alone; no rows where no truth is known
     quarantine.parquet       id, path, stage, reason, detail
+    provenance.parquet       id, shard, source, phash: of every image of a crawl; no rows for other datasets
+    flags.parquet            id, kind, other, distance: near-duplicates in a crawl; no rows for other datasets
     features/part-*.parquet  id, feature: fixed_size_list<float16 | float32>[d]; encoder fingerprint in the metadata
     purified.parquet         id, label, purified_label, confidence, soft_label, changed, route
 """
@@ -62,6 +64,22 @@ QUARANTINE = pa.schema(
         pa.field("stage", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+PROVENANCE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("phash", pa.uint64()),
+    ]
+)
+FLAGS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # near-test, near-held-out or near-trusted
+        pa.field("other", pa.string(), nullable=False),
+        pa.field("distance", pa.int32(), nullable=False),  # bits of 64
     ]
 )
 PURIFIED = pa.schema(
@@ -281,6 +299,22 @@ def read_purified(path: Path) -> Purified:
             f"{purified.label[row]} and purified_label {purified.purified_label[row]}; purify again",
         )
     return purified
+
+
+def write_provenance(path: Path, table: pa.Table) -> None:
+    """Sort by id and write provenance.parquet; the table has the columns of `PROVENANCE`."""
+    write_table(path, table.select(PROVENANCE.names).cast(PROVENANCE).sort_by("id"), {})
+
+
+def read_sources(path: Path) -> tuple[Ids, Ids]:
+    """(ids [n], source [n]) of provenance.parquet, sorted by id; the source is empty where the crawler names none."""
+    table, _ = read_table(path, PROVENANCE)
+    return _strings(table, "id"), string_ids(table["source"].fill_null("").to_pylist())
+
+
+def write_flags(path: Path, table: pa.Table) -> None:
+    """Sort by id and kind and write flags.parquet; the table has the columns of `FLAGS`."""
+    write_table(path, table.select(FLAGS.names).cast(FLAGS).sort_by([("id", "ascending"), ("kind", "ascending")]), {})
 
 
 def write_quarantine(path: Path, rows: Iterable[QuarantineRow]) -> None:

@@ -33,6 +33,18 @@ class Layout:
         return self.root / "prepare" / "quarantine.parquet"
 
     @property
+    def provenance(self) -> Path:  # where each image of a crawl came from; no rows for other datasets
+        return self.root / "prepare" / "provenance.parquet"
+
+    @property
+    def flags(self) -> Path:  # near-duplicates of test and trusted rows of a crawl; no rows for other datasets
+        return self.root / "prepare" / "flags.parquet"
+
+    @property
+    def ingest(self) -> Path:  # folder: what was found in each shard of a crawl; empty for other datasets
+        return self.root / "prepare" / "ingest"
+
+    @property
     def labels(self) -> Path:  # what every later stage reads
         return self.root / "inject" / "labels.parquet"
 
@@ -53,6 +65,10 @@ class Layout:
         return self.root / "purify" / "purified.parquet"
 
     @property
+    def kept_sums(self) -> Path:  # what the next version's purification starts from
+        return self.root / "purify" / "sums.safetensors"
+
+    @property
     def model(self) -> Path:  # folder: best/ and last/, each weights.safetensors and config.json
         return self.root / "train" / "model"
 
@@ -71,6 +87,10 @@ class Layout:
     @property
     def plots(self) -> Path:  # folder of csv and json
         return self.root / "evaluate" / "plots"
+
+    @property
+    def held_out(self) -> Path:  # what this version says of the held-out trusted rows
+        return self.root / "evaluate" / "held_out.parquet"
 
     @property
     def report(self) -> Path:
