@@ -22,6 +22,7 @@ def summary_table(paths: RunFiles) -> list[tuple[str, str]]:
         ("labels changed", _changed(scores)),
         ("test accuracy with purification", _test(scores, arms["with"])),
         ("test accuracy without", _test(scores, arms["without"])),
+        *held_out_lines(scores),
     ]
     times = [(stage, dig(found, "seconds")) for stage, found in metrics.items()]
     lines += [(f"time of {stage}", duration(seconds)) for stage, seconds in times]
@@ -34,6 +35,13 @@ def arms_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     if dig(metrics, "train", "labels") == "observed":
         return {"with": "none", "without": "model"}
     return {"with": "model", "without": "yardstick"}
+
+
+def held_out_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the promotion gate will look at; no line where no trusted rows are held out."""
+    held = dig(scores, "held_out") or {}
+    said = [f"{name} {percent(held[name]['accuracy'])}" for name in ("probe", "model") if name in held]
+    return [("right on held-out trusted rows", f"{', '.join(said)} of {count(held['rows'])}")] if said else []
 
 
 def reason(scores: Mapping[str, Any], *topics: str) -> str:

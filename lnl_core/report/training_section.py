@@ -15,6 +15,7 @@ from lnl_core.report.matrices import transition
 from lnl_core.report.run_files import Record, dig, number
 from lnl_core.report.scatter import Scatter, scatter
 from lnl_core.report.sources import Sources
+from lnl_core.report.summary import held_out_lines
 
 SELECTION = {
     "precision": ("precision", "s-after"),
@@ -44,6 +45,7 @@ def training(sources: Sources) -> dict[str, Any]:
     missing = dig(sources.scores, "missing") or {}
     return {
         "test_table": _test_table(sources),
+        "gate": held_out_lines(sources.scores),
         "loss": epoch_chart(_arms(sources, "loss"), "training loss"),
         "held_out": epoch_chart(_arms(sources, "held_out_accuracy"), "held-out accuracy", percents=True),
         "told": told_lines(sources),

@@ -3,7 +3,7 @@
 Truth leaves this stage only as scores and in `plots/`: the report reads those and never the truth itself. What is
 not there (truth, trusted rows, test rows, a model, a yardstick, a trace) is named with its reason under `missing`.
 Held in memory: the label tables and soft labels, one epoch of the training's trace, and the decoded test images (above
-`run.image_memory_mb` in a memory-mapped file).
+`run.image_memory_mb` in a memory-mapped file); for the held-out trusted rows see `evaluate_held_out.py`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from lnl_core.evaluate.tables import (
     write_csv,
 )
 from lnl_core.files import atomic_folder
+from lnl_core.stages.evaluate_held_out import answer_held_out
 from lnl_core.stages.evaluate_models import score_models
 from lnl_core.stages.evaluate_training import trace_training
 from lnl_core.stages.stage import Metrics, Stage, StageContext
@@ -56,7 +57,7 @@ ROWS = ("id", "observed", "purified", "confidence", "suspicion", "true")
 
 
 def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
-    """Read labels, truth, purified labels and models; write `plots/`; return the scores."""
+    """Read labels, truth, purified labels and models; write `plots/` and held_out.parquet; return the scores."""
     paths = context.paths
     labels, truth = read_labels(paths.labels), _truth(paths.truth)
     purified = read_purified(paths.purified)
@@ -66,6 +67,7 @@ def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
         _labels(found, rows, purified.class_names, paths.read_metrics("purify"), settings, plots)
         _trusted(found, labels)
         score_models(found, labels, truth, settings, context, plots)
+        answer_held_out(found, labels, purified, settings, context)
         trace_training(found, labels, purified, truth, context.paths, plots)
         columns = ("class", "label", *found.per_class)
         write_csv(plots / "per_class.csv", columns, per_class_rows(labels.class_names, found.per_class))
@@ -163,8 +165,8 @@ STAGE = Stage(
     summary="scores of the purified labels and of the models, tables for plots",
     settings=lambda values: parse(EvaluateSettings, values, "evaluate"),
     run=evaluate,
-    reads=("images", "labels", "truth", "purified", "model", "yardstick", "train_trace"),
-    writes=("plots",),
+    reads=("images", "features", "labels", "truth", "purified", "model", "yardstick", "train_trace"),
+    writes=("plots", "held_out"),
     shared=("run.precision",),
     reads_metrics=("purify", "train"),
 )
