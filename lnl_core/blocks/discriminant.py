@@ -46,6 +46,6 @@ def fit_discriminant(moments: Moments, shrinkage: float) -> Discriminant:
     gram = moments.gram - moments.rows * np.outer(centre, centre)
     within = (gram - (means * moments.counts) @ means.T) / moments.rows
     within[np.diag_indices_from(within)] += max(shrinkage * np.trace(within) / len(within), 1e-12)
-    weight = np.linalg.solve(within, means)
+    weight: Array = np.linalg.solve(within, means).astype(np.float64)
     prior = np.log(counts / moments.rows) - 0.5 * (means * weight).sum(axis=0)
     return Discriminant(centre=centre, weight=weight, bias=np.where(moments.counts > 0, prior, NEVER))
