@@ -43,7 +43,9 @@ Overrides = Annotated[
 ]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the run's files, one sub-folder a stage.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Log what the stages do.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", envvar="LNL_VERBOSE", show_envvar=False, help="Log what the stages do.")
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 
 
