@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,14 @@ class Moments:
     gram: Array  # [d, d] sum of x x'
     cross: Array  # [d, K] sum of x y'
     counts: Array  # [K] sum of y
+
+    def plus(self, other: Moments) -> Moments:
+        """The sums over both sets of rows."""
+        return _combined(np.add, self, other)
+
+    def minus(self, other: Moments) -> Moments:
+        """The sums without rows that are among these; sum both in float64, for what is left may be small."""
+        return _combined(np.subtract, self, other)
 
     def affine(self, transform: Transform) -> tuple[Array, Array]:
         """(shift, scale), each [d]: features become (x - shift) * scale.
@@ -49,21 +57,41 @@ class Moments:
         return centred * np.outer(scale, scale), cross * scale[:, None]
 
 
+def _combined(how: np.ufunc, first: Moments, second: Moments) -> Moments:
+    arrays = {name: how(getattr(first, name), getattr(second, name)) for name in ("total", "gram", "cross", "counts")}
+    return Moments(rows=int(how(first.rows, second.rows)), **arrays)
+
+
+def no_rows(width: int, classes: int) -> Moments:
+    """The sums over nothing, which any others may be added to."""
+    gram, cross = np.zeros((width, width)), np.zeros((width, classes))
+    return Moments(rows=0, total=np.zeros(width), gram=gram, cross=cross, counts=np.zeros(classes))
+
+
 def accumulate(
-    batches: Iterable[tuple[slice, npt.NDArray[np.float32]]], labels: IntArray, width: int, classes: int
+    batches: Iterable[tuple[slice, npt.NDArray[np.float32]]],
+    labels: IntArray,
+    width: int,
+    classes: int,
+    products: type[np.float32] | type[np.float64] = np.float32,
 ) -> Moments:
     """One pass over the features.
 
+    Args:
+        products: the type in which a batch is multiplied; batches are added up in float64 either way. float32 is twice
+            as fast, float64 is for sums that others are subtracted from.
     Raises:
         ContractError: a feature is NaN or infinite; the message has the row number.
     """
     total, counts = np.zeros(width), np.bincount(labels, minlength=classes).astype(np.float64)
     gram, cross = np.zeros((width, width)), np.zeros((width, classes))
-    for rows, features in batches:
-        onehot = np.eye(classes, dtype=np.float32)[labels[rows]]
-        column_sums = np.ones(len(features), dtype=np.float32) @ features
+    for rows, batch in batches:
+        features: npt.NDArray[Any] = batch.astype(products, copy=False)
+        onehot: npt.NDArray[Any] = np.eye(classes, dtype=products)[labels[rows]]
+        ones: npt.NDArray[Any] = np.ones(len(features), dtype=products)
+        column_sums = ones @ features
         if not np.isfinite(column_sums).all():
-            check_finite(features, rows.start)
+            check_finite(batch, rows.start)
         total += column_sums
         gram += features.T @ features
         cross += features.T @ onehot

@@ -1,7 +1,8 @@
 """From a purifier's posterior to the table of purified labels: the one place where a label is decided.
 
-The purified label is the mode of the posterior, which is kept as the soft label. The confidence is a number of its own:
-the probability that the purified label is right, calibrated on trusted rows that the method answered out of fold.
+The purified label is the mode of the posterior, which is kept as the soft label, except where a decision of the version
+before is held (`lnl_core.purify.decisions`). The confidence is a number of its own: the probability that the purified
+label is right, calibrated on trusted rows that the method answered out of fold; that of a held label is its posterior.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import numpy as np
 from lnl_core import __version__
 from lnl_core.blocks.confidence_calibration import Calibration, calibrate, calibration_error, prior_weights
 from lnl_core.config import Settings
-from lnl_core.contracts import BoolArray, FloatArray, Ids, Purified
+from lnl_core.contracts import FloatArray, Ids, IntArray, Purified
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.check import checked
 from lnl_core.purify.cross_fit import TrustedAnswers, trusted_answers
+from lnl_core.purify.decisions import Past, decide
 from lnl_core.purify.noise_metrics import noise_metrics
 from lnl_core.purify.routes import RouteSettings, hold_out, rows_for_review
 from lnl_core.purify.task import Purification, PurifyTask
@@ -37,6 +39,7 @@ def purify(
     *,
     cross_fits: int = CROSS_FITS,
     routes: RouteSettings | None = None,
+    past: Past | None = None,
 ) -> tuple[Purified, dict[str, Any]]:
     """Run a purifier and decide.
 
@@ -44,6 +47,7 @@ def purify(
         cross_fits: further fits for out-of-fold answers where the method gives none; below 2: none, and the
             confidence is then the method's own.
         routes: what is promised about the applied changes; None: nothing, all are applied.
+        past: what the version before decided; None: there is none.
     Returns:
         The rows of purified.parquet and the metrics.
     """
@@ -62,15 +66,17 @@ def purify(
     tested = trusted
     if held is not None:
         found, tested = held.split(found)
-    review, promised = rows_for_review(found.posterior, task.observed, tested, routes, routes_generator)
+    label = decide(found.posterior, past)
+    review, promised = rows_for_review(found.posterior, label, task.observed, tested, routes, routes_generator)
     judged = _judged(trusted, found, folds_generator)
-    label = found.posterior.argmax(axis=1).astype(np.int32)
     about = {"method": method, "settings": config.model_dump(mode="json"), "seed": seed, "version": __version__}
+    if past is not None and past.settings.flip_margin:  # without a margin the past decides nothing
+        about["update"] = past.settings.model_dump(mode="json")
     purified = Purified(
         ids=ids,
         label=task.observed,
         purified_label=label,
-        confidence=_confidence(found.posterior, label != task.observed, judged),
+        confidence=_confidence(found.posterior, label, task.observed, judged),
         soft_label=found.posterior,
         class_names=class_names,
         about=about | ({"promise": routes.model_dump(mode="json")} if routes.promise else {}),
@@ -114,12 +120,16 @@ def _judged(answers: TrustedAnswers | None, found: Purification, generator: np.r
     return Judged(answers=answers, weight=weight.astype(np.float32), calibration=calibration)
 
 
-def _confidence(posterior: FloatArray, changed: BoolArray, judged: Judged | None) -> FloatArray:
-    """[n] the probability that the mode is right; the posterior's own where no trusted row can judge it."""
+def _confidence(posterior: FloatArray, label: IntArray, observed: IntArray, judged: Judged | None) -> FloatArray:
+    """[n] the probability that the label is right: the calibrated one of a mode, where trusted rows can judge it.
+
+    A held label that is not the mode keeps its posterior, for the map was fitted to modes.
+    """
     own = _of_mode(posterior)
-    if judged is None or judged.calibration.chosen == "identity":
-        return own
-    return judged.calibration.map(own, changed).astype(np.float32)
+    if judged is not None and judged.calibration.chosen != "identity":
+        own = judged.calibration.map(own, label != observed).astype(np.float32)
+    held = label != posterior.argmax(axis=1)
+    return np.where(held, posterior[np.arange(len(label)), label], own).astype(np.float32)
 
 
 def _of_mode(posterior: FloatArray) -> FloatArray:

@@ -11,7 +11,8 @@ the observed labels, each row predicted by the fit to all others (closed form), 
 The paper prunes flagged rows and gives no posterior. Here it is p(y | x) T[y, observed], T from the columns of C; where
 its mode is not the label above, the two classes change values.
 
-Held: Gram matrix [d, d] in float64, a sample of `sample_rows` x d, some n x K tables. The features stream three times.
+Held: Gram matrix [d, d] in float64, a sample of `sample_rows` x d, some n x K tables. The features stream three times,
+twice where the caller keeps their moments.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.moments import Transform, accumulate
+from lnl_core.blocks.moments import Transform
 from lnl_core.blocks.ridge import RidgePath
 from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
 from lnl_core.blocks.transition import posterior
@@ -50,7 +51,7 @@ class LeaveOneOutHead:
     """Ridge regression onto observed labels: s_-i = (s_i - h_i y_i) / (1 - h_i) for labels centred at their mean."""
 
     def __init__(self, task: PurifyTask, transform: Transform) -> None:
-        moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
+        moments = task.moments()
         self.shift, self.scale = moments.affine(transform)
         self.path = RidgePath.of(*moments.transformed(self.shift, self.scale))
         self.mean = moments.counts / moments.rows

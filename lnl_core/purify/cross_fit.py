@@ -12,6 +12,7 @@ stands for what the source would have said; such rows are marked, for no promise
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lnl_core.blocks.folds import stratified_folds
+from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.blocks.transition import posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
@@ -185,6 +187,8 @@ def with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> Purify
     if task.second_view is not None and task.trusted_second_view is not None:
         second = JoinedRows(first=task.second_view, then=task.trusted_second_view[moved])
         task = dataclasses.replace(task, second_view=second, trusted_second_view=task.trusted_second_view[~moved])
+    if task.sums is not None:
+        task = dataclasses.replace(task, sums=functools.partial(_sums_with, task, moved, observed))
     return dataclasses.replace(
         task,
         noisy=JoinedRows(first=task.noisy, then=task.trusted[moved]),
@@ -193,3 +197,10 @@ def with_moved(task: PurifyTask, moved: BoolArray, observed: IntArray) -> Purify
         trusted_label=task.trusted_label[~moved],
         trusted_observed=task.trusted_observed[~moved],
     )
+
+
+def _sums_with(task: PurifyTask, moved: BoolArray, observed: IntArray) -> Moments:
+    """The kept sums with the moved rows added, instead of a pass over all features."""
+    features = task.trusted[moved]
+    batch = [(slice(0, len(features)), features)]
+    return task.moments().plus(accumulate(batch, observed[moved], task.noisy.shape[1], task.classes, np.float64))

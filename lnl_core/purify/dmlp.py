@@ -28,7 +28,7 @@ Mode `fixed`, and where it departs from the paper:
     with weights fitted on trusted rows (Bayes' rule has 1, 1, 0).
 
 Memory: Gram [d, d] in float64, a sample of at most `eac_rows` rows in float32, and n x K probabilities. Features stream
-three times (moments, sample, labels), once less without EAC.
+three times (moments, sample, labels), once less without EAC, and once less where the caller keeps the moments.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lnl_core.blocks.evidence import Evidence, fit_evidence
-from lnl_core.blocks.moments import accumulate, check_finite
+from lnl_core.blocks.moments import check_finite
 from lnl_core.blocks.softmax_link import log_loss
 from lnl_core.blocks.transition import estimate_transition
 from lnl_core.config import ConfigError
@@ -75,7 +75,7 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
     _check_trusted(task)
     if config.mode != "fixed":
         return published_dmlp(task, config.published, config.mode, generator)
-    moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
+    moments = task.moments()
     some = searched(task, config, generator)
     paths = {transform: IPCPath.of(moments, some, transform) for transform in dict.fromkeys(config.transforms)}
     choices, curve = search(paths, some, config, dealings_of(some.trusted_label, config, generator))

@@ -14,6 +14,9 @@ observed label is known, treated as noisy rows. What the promise rests on:
   - their answers are those of the fit that answers for the noisy rows. With `calibration: cross_fit` they come from
     fits without the row's fold, which saw a little less and are as a rule a little worse; with `split` a share of the
     trusted set is held out and hidden among the noisy rows of the one fit: exact, at the price of fewer trusted rows;
+  - a row whose decision of an earlier version is held against the mode of its posterior (`decisions.py`) is like no
+    trusted row, for those have no past. Held at another label than the observed one it goes to review; held at the
+    observed one it is kept, so that fewer of the changes that score as high as the applied ones are applied;
   - the share is the one that is expected of rows from the same source. Of n applied changes the realised share
     scatters around it with a standard deviation of at most sqrt(share (1 - share) / n).
 """
@@ -99,6 +102,7 @@ def hold_out(task: PurifyTask, share: float, generator: np.random.Generator) -> 
 
 def rows_for_review(
     posterior: FloatArray,
+    label: IntArray,
     observed: IntArray,
     answers: TrustedAnswers | None,
     settings: RouteSettings,
@@ -108,6 +112,7 @@ def rows_for_review(
 
     Args:
         posterior: [n, K] of the noisy rows.
+        label: [n] what is proposed for them: the mode, or an earlier decision that is held against it.
         observed: [n] their labels.
         answers: the same purifier's answers on trusted rows treated as noisy ones; None where there are none.
     Returns:
@@ -117,10 +122,10 @@ def rows_for_review(
     if promise is None:
         return None, {}
     calibration, shift = _calibration_rows(posterior, observed, answers, generator)
-    proposed = posterior.argmax(axis=1) != observed
+    proposed, mode = label != observed, label == posterior.argmax(axis=1)
     score = posterior.max(axis=1)
-    found = _certificate(score[proposed], len(observed), calibration, promise)
-    review = proposed if found.threshold is None else proposed & (score < found.threshold)
+    found = _certificate(score[proposed & mode], len(observed), calibration, promise)
+    review = proposed if found.threshold is None else proposed & ~(mode & (score >= found.threshold))
     if found.refusal is not None and proposed.any():
         log.warning("no label is changed, %d go to review: %s", int(proposed.sum()), found.refusal)
     return review, {**_metrics(found, settings, proposed, review), **shift}

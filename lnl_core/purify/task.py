@@ -12,6 +12,7 @@ import numpy.typing as npt
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.runtime import Runtime
 
@@ -59,6 +60,13 @@ class PurifyTask:
     second_view: FeatureRows | None = None  # [n, d2] another augmentation of the same rows, for methods that read two
     trusted_second_view: FloatArray | None = None  # [m, d2]
     images: Callable[[], TaskImages] | None = None  # loads them when a method asks; None: there are features alone
+    sums: Callable[[], Moments] | None = None  # over the noisy rows by observed label, of a caller who keeps them
+
+    def moments(self) -> Moments:
+        """Sums over the noisy rows by observed label: the caller's, or one pass over the features."""
+        if self.sums is not None:
+            return self.sums()
+        return accumulate(self.noisy.batches(), self.observed, self.noisy.shape[1], self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
