@@ -83,7 +83,7 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the params file ({error.strerror})") from error
-    return apply_overrides(_parse_yaml(text, str(path)), overrides)
+    return apply_overrides(parse_params(text, str(path)), overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Params:
     base, *parts = name.split("+")
     if base not in preset_names():
         raise ConfigError(f"unknown preset {base!r}{nearest(base, preset_names())}")
-    params = _parse_yaml(_preset_text(base), f"preset {base}")
+    params = parse_params(_preset_text(base), f"preset {base}")
     for overlay in _chosen_overlays(name, parts):
         params = _with_overlay(params, overlay, name)
     if parts:
@@ -138,7 +138,7 @@ def load_overlays() -> dict[str, Overlay]:
     """All overlays by name, in the order of their files."""
     found: dict[str, Overlay] = {}
     for kind in OVERLAY_FILES:
-        for name, parts in _parse_yaml(_preset_text(kind), f"overlays {kind}").items():
+        for name, parts in parse_params(_preset_text(kind), f"overlays {kind}").items():
             assert name not in found, f"overlay {name!r} stands twice"
             settings = {key: value for key, value in parts.items() if key not in ("about", "extends")}
             extends = parts.get("extends", "")
@@ -217,7 +217,12 @@ def parse(settings: type[S], values: Mapping[str, Any] | None, where: str) -> S:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _parse_yaml(text: str, where: str) -> Params:
+def parse_params(text: str, where: str) -> Params:
+    """A params file's text; `where` is what messages call it.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping of sections.
+    """
     try:
         params = yaml.safe_load(text)
     except yaml.YAMLError as error:
