@@ -1,0 +1,73 @@
+"""Paths that may be local or on S3: one way to write, join, open and compare them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from lnl_core.s3.errors import NoSuchObject
+from lnl_core.s3.objects import S3Object, list_objects, look_up
+from lnl_core.s3.paths import S3Path, is_s3, parse_s3
+from lnl_core.s3.seekable import open_s3
+
+Place = Path | S3Path
+_FEW = 3  # names of a folder: up to here one request each, above it the folder is listed
+
+
+def locate(path: str | Place) -> Place:
+    """The place that a setting names.
+
+    Raises:
+        ConfigError: s3:// and then no bucket, or credentials or a query in it.
+    """
+    return parse_s3(path) if isinstance(path, str | S3Path) and is_s3(path) else Path(str(path))
+
+
+def below(root: Place, name: str) -> Place:
+    """`name` below `root`, or where it says itself if it is absolute or on S3."""
+    return locate(name) if is_s3(name) or os.path.isabs(name) else root / name
+
+
+def open_place(place: Place) -> BinaryIO:
+    """Open for reading, seekable."""
+    return open_s3(place) if isinstance(place, S3Path) else place.open("rb")
+
+
+def states(names: Iterable[str]) -> Iterator[tuple[str, int, str]]:
+    """(name, size, time or ETag) of every file or object that is there, in the order of their names.
+
+    Objects are looked up folder by folder: a request for a thousand of them.
+    """
+    local = {name for name in names if not is_s3(name)}
+    objects = {place: str(place) for place in (parse_s3(name) for name in names if is_s3(name))}
+    found = [(name, status.st_size, str(status.st_mtime_ns)) for name in local if (status := _stat(name))]
+    found += [(objects[one.path], one.size, one.etag) for one in _listed(objects)]
+    yield from sorted(found)
+
+
+def _stat(name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name)
+    except FileNotFoundError:
+        return None
+
+
+def _listed(wanted: Iterable[S3Path]) -> Iterator[S3Object]:
+    folders: dict[S3Path, set[S3Path]] = {}
+    for place in wanted:
+        folders.setdefault(place.parent, set()).add(place)
+    for folder, places in folders.items():
+        if len(places) <= _FEW:
+            yield from _looked_up(places)
+        else:
+            yield from (one for one in list_objects(folder, recursive=False) if one.path in places)
+
+
+def _looked_up(places: Iterable[S3Path]) -> Iterator[S3Object]:
+    for place in places:
+        try:
+            yield look_up(place)
+        except NoSuchObject:
+            continue
