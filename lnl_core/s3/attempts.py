@@ -1,6 +1,6 @@
 """One request after another until one succeeds: waits out an outage with exponential backoff and jitter.
 
-tenacity keeps the time. botocore's own retries end after seconds and do not cover the reading of an answer's body, where
+tenacity keeps the time. botocore's own retries end after seconds and do not cover the reading of a body, where
 most of the time goes.
 """
 
