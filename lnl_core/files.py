@@ -45,6 +45,16 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` becomes a hard link to `source`, or a copy on another file system. Neither may be written to."""
+    with atomic_path(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), temporary)  # a cache of DVC's may hold symbolic links
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -67,9 +67,10 @@ def open_encoder(
     images: ImageSettings,
     runtime: Runtime,
 ) -> FeatureEncoder:
-    """The encoder that `features.encoder` names: simclr, torchvision:NAME, timm:NAME or package.module:function.
+    """The encoder that `features.encoder` names: simclr, saved:FOLDER, torchvision:NAME, timm:NAME or module:function.
 
-    `pretrained` is the folder that the stage pretrain wrote, read for `simclr` alone.
+    `pretrained` is the folder that the stage pretrain wrote, read for `simclr` alone. `saved:FOLDER` is the encoder of
+    an earlier run; it has the fingerprint that it had as `simclr`, so features made then still count.
 
     Raises:
         ConfigError: an unknown name, missing or misfit weights.
@@ -78,13 +79,17 @@ def open_encoder(
     network: Callable[[Tensor], Tensor]
     if name == "simclr":
         network, identity = _pretrained(pretrained, images)
+    elif source == "saved" and colon:
+        name = "simclr"
+        network, identity = _pretrained(Path(rest), images)
     elif source in ("torchvision", "timm") and colon:
         network, identity = _published(source, rest, weights, random_weights, images)
     elif colon:
         network, identity = _own(source, rest, weights)
     else:
         raise ConfigError(
-            f"features.encoder = {name!r}: must be simclr, torchvision:NAME, timm:NAME or package.module:function"
+            f"features.encoder = {name!r}: must be simclr, saved:FOLDER, torchvision:NAME, timm:NAME or "
+            "package.module:function"
         )
     if isinstance(network, nn.Module):
         network = network.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -98,7 +103,7 @@ def _pretrained(folder: Path, images: ImageSettings) -> tuple[nn.Module, str]:
     if config.exists() and json.loads(config.read_text(encoding="utf-8")).get("kind") == "none":
         raise ConfigError(
             "features.encoder = 'simclr', but pretrain.method is 'none': name your own encoder in features.encoder "
-            "(torchvision:NAME, timm:NAME or package.module:function) or set pretrain.method: simclr"
+            "(saved:FOLDER, torchvision:NAME, timm:NAME or package.module:function) or set pretrain.method: simclr"
         )
     encoder = load_encoder(folder)
     if encoder.channels != images.channels:

@@ -128,7 +128,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     [
         ("torchvision:resnet19", "did you mean 'resnet18'"),
         ("timm:resnet10", "unknown timm model"),
-        ("simclrr", "must be simclr, torchvision:NAME"),
+        ("simclrr", "must be simclr, saved:FOLDER, torchvision:NAME"),
         ("no_such_package.module:make", "must be installed or on PYTHONPATH"),
         ("json:no_such_function", "must be installed or on PYTHONPATH"),
     ],

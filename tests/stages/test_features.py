@@ -14,6 +14,7 @@ from lnl_core.config import ConfigError, ModelSettings
 from lnl_core.contracts import ContractError, read_labels
 from lnl_core.features import encode_shard
 from lnl_core.features.cache import FeatureCache
+from lnl_core.files import write_json
 from lnl_core.images.store import load_images
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import load_encoder, save_encoder
@@ -106,6 +107,31 @@ def test_only_changed_shards_are_written_and_stale_ones_go(paths: Layout) -> Non
 
 class KilledError(Exception):
     pass
+
+
+def test_parts_of_the_last_version_are_taken_from_it_where_nothing_they_depend_on_has_changed(paths: Layout) -> None:
+    run_stage("features", PARAMS, paths)
+    whole = {shard.name: shard.read_bytes() for shard in paths.features.iterdir()}
+    paths.previous.features.parent.mkdir(parents=True)
+    paths.features.rename(paths.previous.features)
+    (paths.previous.features / "part-00002.parquet").unlink()  # as if it had come after that version
+    metrics = run_stage("features", PARAMS, paths)
+    assert (metrics["shards_reused"], metrics["shards_written"], metrics["images_encoded"]) == (3, 1, 500)
+    assert {shard.name: shard.read_bytes() for shard in paths.features.iterdir()} == whole
+    assert len(list(paths.previous.features.iterdir())) == 3  # read, not emptied
+    shutil.rmtree(paths.features)
+    pretrained(paths, seed=1)
+    assert run_stage("features", PARAMS, paths)["images_encoded"] == 1797
+
+
+def test_a_saved_encoder_of_an_earlier_run_gives_the_features_that_it_gave_then(paths: Layout, tmp_path: Path) -> None:
+    first = run_stage("features", PARAMS, paths)
+    shutil.move(paths.encoder, tmp_path / "frozen")
+    write_json(paths.encoder / "config.json", {"kind": "none"})
+    metrics = run_stage("features", with_features(encoder=f"saved:{tmp_path / 'frozen'}"), paths)
+    assert (metrics["fingerprint"], metrics["images_encoded"]) == (first["fingerprint"], 0)
+    with pytest.raises(ContractError, match="elsewhere: not a model folder"):
+        run_stage("features", with_features(encoder=f"saved:{tmp_path / 'elsewhere'}"), paths)
 
 
 def test_a_killed_stage_started_again_writes_the_same_bytes(paths: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
