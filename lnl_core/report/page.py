@@ -22,6 +22,7 @@ from lnl_core.report.charts import (
     line_chart,
     reliability_chart,
 )
+from lnl_core.report.churn_section import churn_section
 from lnl_core.report.curves import points
 from lnl_core.report.matrices import Confusion, confusion, transition
 from lnl_core.report.purifier_section import purifier, purify_curve
@@ -90,6 +91,7 @@ def _content(sources: Sources) -> dict[str, Any]:
         "lead": lead(sources),
         "cards": cards(sources),
         "routes": routes(sources.metrics.get("purify", {})),
+        "churn": churn_section(sources.metrics.get("purify", {})),
         "fates": fates(dig(sources.scores, "labels") or {}),
         "advice": _advice(sources),
         "truth": bool(dig(sources.scores, "labels", "rows_with_truth")),
