@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import torch
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, Ids, IntArray, string_ids
+from lnl_core.s3 import Place, open_place
 
 
-def read_user_table(path: Path, only: tuple[str, ...] = ()) -> pa.Table:
-    """A CSV (header line, all columns as text) or Parquet file as a table.
+def read_user_table(path: Place, only: tuple[str, ...] = ()) -> pa.Table:
+    """A CSV (header line, all columns as text) or Parquet file, local or on S3, as a table.
 
     Args:
         only: of a Parquet file, read these columns alone, so that images beside the labels stay on disk.
@@ -28,12 +30,11 @@ def read_user_table(path: Path, only: tuple[str, ...] = ()) -> pa.Table:
         ConfigError: no such file, or another extension.
         ContractError: the file cannot be parsed.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise ConfigError(f"{path}: no such file; correct the path (relative paths start at the working directory)")
     try:
         if path.suffix == ".parquet":
-            there = pq.read_schema(path).names
-            return pq.read_table(path, columns=list(only) if only and set(only) <= set(there) else None)
+            return _read_parquet(path, only)
         if path.suffix in (".csv", ".tsv"):
             return _read_csv(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -41,7 +42,7 @@ def read_user_table(path: Path, only: tuple[str, ...] = ()) -> pa.Table:
     raise ConfigError(f"{path}: extension {path.suffix!r}; allowed are .csv, .tsv and .parquet")
 
 
-def column(table: pa.Table, name: str, path: Path) -> list[object]:
+def column(table: pa.Table, name: str, path: Place) -> list[object]:
     """One column as python values.
 
     Raises:
@@ -53,7 +54,7 @@ def column(table: pa.Table, name: str, path: Path) -> list[object]:
     return values
 
 
-def read_label_file(path: Path, id_column: str, label_column: str) -> tuple[Ids, list[object]]:
+def read_label_file(path: Place, id_column: str, label_column: str) -> tuple[Ids, list[object]]:
     """Ids as text, labels as they stand there (names or numbers).
 
     Raises:
@@ -93,12 +94,19 @@ def _array_globals() -> list[Any]:
     return [*parts, (codecs.encode, "_codecs.encode")]
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_parquet(path: Place, only: tuple[str, ...]) -> pa.Table:
+    with open_place(path) as file:
+        there = pq.read_schema(file).names
+        return pq.read_table(file, columns=list(only) if only and set(only) <= set(there) else None)
+
+
+def _read_csv(path: Place) -> pa.Table:
     # Text throughout: ids such as 0007 must not turn into numbers.
     delimiter = "\t" if path.suffix == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file, delimiter=delimiter), [])
+    with open_place(path) as file:
+        names = next(csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter), [])
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
     )
-    return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=convert)
+    with open_place(path) as file:
+        return pa_csv.read_csv(file, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=convert)

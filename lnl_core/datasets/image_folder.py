@@ -1,7 +1,8 @@
 """A folder of images: one sub-folder a class, or a table of ids, paths and labels beside the images.
 
 Class folders may lie below train, val and test; without them all rows are train rows. The id is the path relative to
-the folder. Hidden files are passed over; whatever else is no image goes to quarantine with its reason.
+the folder. Hidden files are passed over; whatever else is no image goes to quarantine with its reason. An s3:// prefix
+is a folder like any other.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from lnl_core.blocks.label_file import column, read_user_table
 from lnl_core.config import ConfigError
 from lnl_core.contracts import SPLITS, Ids, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.image_files import read_image_file
+from lnl_core.datasets.image_files import read_image_files
 from lnl_core.datasets.index import Index
 from lnl_core.datasets.label_table import Columns, TableColumns, index_from_table, table_ids
+from lnl_core.s3 import Place, below, list_objects, locate
 
 
 class ImageFolderConfig(TableColumns):
     """Where the images lie, and the table's columns where there is a table."""
 
-    path: str = ""  # the folder
-    table: str = Field(default="")  # CSV or Parquet below `path` or anywhere; empty: class folders
+    path: str = ""  # the folder, or s3://bucket/prefix
+    table: str = Field(default="")  # CSV or Parquet below `path` or anywhere, S3 too; empty: class folders
     path_column: str = "path"  # relative to `path`
 
 
@@ -38,11 +40,11 @@ class ImageFolderConfig(TableColumns):
     summary="class folders (below train, val, test or not), or a folder and a table of id, path, label",
 )
 class ImageFolder:
-    """Holds ids and paths; reads one image at a time."""
+    """Holds ids and paths; reads one image at a time, from S3 up to 32 ahead."""
 
     def __init__(self, config: ImageFolderConfig) -> None:
         self._config = config
-        self._root = Path(config.path)
+        self._root = locate(config.path)
         self._sorted_ids: Ids = np.empty(0, dtype=object)
         self._paths: Ids = np.empty(0, dtype=object)  # of the sorted ids, relative to the root
         self._files: list[str] = []
@@ -53,8 +55,8 @@ class ImageFolder:
 
     def images(self, index: Index, rows: npt.NDArray[np.intp]) -> Iterator[bytes | QuarantineRow]:
         ids = index.ids[rows]
-        for name, path in zip(ids, self._paths[np.searchsorted(self._sorted_ids, ids)], strict=True):
-            yield read_image_file(self._root / path, name)
+        paths = self._paths[np.searchsorted(self._sorted_ids, ids)]
+        yield from read_image_files((self._root / path, name) for name, path in zip(ids, paths, strict=True))
 
     def source_files(self) -> Sequence[str]:
         if not self._files:
@@ -64,11 +66,11 @@ class ImageFolder:
     def _check_root(self) -> None:
         if not self._config.path:
             raise ConfigError("prepare.image_folder.path is not set; set it to the folder of your images")
-        if not self._root.is_dir():
+        if isinstance(self._root, Path) and not self._root.is_dir():
             raise ConfigError(f"prepare.image_folder.path = {self._config.path!r}: no such folder; correct the path")
 
     def _from_table(self) -> Index:
-        config, path = self._config, self._root / self._config.table
+        config, path = self._config, below(self._root, self._config.table)
         table = read_user_table(path)
         config = config if config.id_column else config.model_copy(update={"id_column": config.path_column})
         columns = {name: column(table, name, path) for name in [*config.columns(), config.path_column]}
@@ -77,10 +79,10 @@ class ImageFolder:
         return index_from_table(columns, config, lambda row: f"{path}: row {row}")
 
     def _from_class_folders(self) -> Index:
-        found = list(_walk(self._root))
+        found = _names_below(self._root)
         strange = [_set_aside(name) for name in found if not _encodes(name)]
         found = [name for name in found if _encodes(name)]
-        has_splits = _has_splits(self._root)
+        has_splits = _has_splits(found)
         depth = 2 if has_splits else 1  # folders above the image: split and class, or class
         loose = [name for name in found if name.count("/") < depth]
         ids = [name for name in found if name.count("/") >= depth]
@@ -97,8 +99,22 @@ class ImageFolder:
         self._files = [*tables, *(str(self._root / path) for path in self._paths)]
 
 
+def _names_below(root: Place) -> list[str]:
+    """Relative paths of all files that are not hidden: a folder's own files first, then its folders, by name.
+
+    Raises:
+        ConfigError: nothing lies below an S3 prefix.
+    """
+    if isinstance(root, Path):
+        return list(_walk(root))
+    names = [found.path.key.removeprefix(root.prefix) for found in list_objects(root)]
+    if not names:
+        raise ConfigError(f"prepare.image_folder.path = {str(root)!r}: no object lies below it; correct the path")
+    return sorted((name for name in names if not _is_hidden(name)), key=_walking_order)
+
+
 def _walk(root: Path) -> Iterator[str]:
-    """Relative paths of all files that are not hidden, sorted within each folder; class folders may be links."""
+    """Class folders may be links."""
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -106,8 +122,17 @@ def _walk(root: Path) -> Iterator[str]:
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _has_splits(root: Path) -> bool:
-    folders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
+
+
+def _walking_order(name: str) -> list[tuple[bool, str]]:
+    *folders, file = name.split("/")
+    return [*((True, folder) for folder in folders), (False, file)]
+
+
+def _has_splits(names: list[str]) -> bool:
+    folders = {name.split("/")[0] for name in names if "/" in name}
     return "train" in folders and folders <= set(SPLITS)
 
 

@@ -1,4 +1,4 @@
-"""Any Parquet table, a file or a folder of files, with encoded images or paths to them in one column.
+"""Any Parquet table, a file or a folder of files, local or on S3, with encoded images or paths to them in one column.
 
 The image column may be binary, a path (`path_column`), or the struct of bytes and path that data-set hubs write.
 """
@@ -22,17 +22,20 @@ from lnl_core.datasets import DATASETS
 from lnl_core.datasets.image_files import read_image_file
 from lnl_core.datasets.index import Index
 from lnl_core.datasets.label_table import TableColumns, index_from_table, table_ids
+from lnl_core.s3 import Place, S3Path, below, exists, in_order, list_objects, locate, open_s3
 
 _BATCH = 128  # images read from a row group at a time
+# Of a column that is streamed from S3; a local file is read by the page anyway.
+_STREAM_BYTES = 4 * 2**20
 
 
 class ParquetConfig(TableColumns):
     """Where the table lies and what its columns are called."""
 
-    path: str = ""  # a file, or a folder of *.parquet
+    path: str = ""  # a file, or a folder of *.parquet; s3://bucket/key or s3://bucket/prefix
     image_column: str = "image"  # encoded bytes; empty where path_column is set
     path_column: str = ""  # paths instead, relative to image_root
-    image_root: str = ""  # empty: the folder of the table
+    image_root: str = ""  # may be on S3; empty: the folder of the table
 
     @model_validator(mode="after")
     def _needs_ids(self) -> ParquetConfig:
@@ -52,7 +55,7 @@ class ParquetTable:
 
     def __init__(self, config: ParquetConfig) -> None:
         self._config = config
-        self._files: list[Path] = []
+        self._files: list[Place] = []
         self._groups: list[tuple[int, int]] = []  # (file, row group within it)
         self._starts = np.zeros(1, dtype=np.int64)  # first row of each row group, counted over all files
         self._sorted_ids: Ids = np.empty(0, dtype=object)
@@ -77,11 +80,22 @@ class ParquetTable:
         ids = index.ids[rows]
         source = self._row_of[np.searchsorted(self._sorted_ids, ids)]
         group = np.searchsorted(self._starts, source, side="right") - 1
+        values = zip(self._values(source, group), ids, strict=True)
+        if isinstance(self._image_root(), S3Path):  # many at a time, for each waits on the network
+            yield from in_order(lambda pair: self._bytes(*pair), values)
+        else:
+            yield from (self._bytes(value, name) for value, name in values)
+
+    def _values(self, source: npt.NDArray[np.intp], group: npt.NDArray[np.intp]) -> Iterator[Any]:
+        """What stands in the image column of the given rows."""
         ahead: dict[int, Any] = {}  # source row -> image read with its row group, before its turn
-        for name, row, number in zip(ids, source, group, strict=True):
+        for row, number in zip(source, group, strict=True):
             if row not in ahead:
                 ahead.update(self._read(int(number), np.sort(source[group == number])))
-            yield self._bytes(ahead.pop(row), name)
+            yield ahead.pop(row)
+
+    def _image_root(self) -> Place:
+        return locate(self._config.image_root) if self._config.image_root else self._files[0].parent
 
     def source_files(self) -> Sequence[str]:
         return [str(file) for file in self._files or _files(self._config.path)]
@@ -113,8 +127,7 @@ class ParquetTable:
         if isinstance(value, dict):  # bytes, and a path where there are none
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str):
-            root = Path(self._config.image_root) if self._config.image_root else self._files[0].parent
-            return read_image_file(root / value, name)
+            return read_image_file(below(self._image_root(), value), name)
         if value is None:
             detail = "the image column is null; fill it or drop the row"
             return QuarantineRow(stage="prepare", reason="missing-image", detail=detail, id=name)
@@ -125,7 +138,7 @@ class _GroupReader:
     """Reads one row group forwards, a batch at a time, and stays open, so that even a table written as one huge row
     group is read once and is never in memory as a whole."""
 
-    def __init__(self, file: Path, within: int, name: str, group: int) -> None:
+    def __init__(self, file: Place, within: int, name: str, group: int) -> None:
         reader = _open(file)
         if name not in reader.schema_arrow.names:
             raise ContractError(f"{file}: has no column {name!r} (it has: {', '.join(reader.schema_arrow.names)})")
@@ -143,24 +156,36 @@ class _GroupReader:
             yield self._batch[int(offset) - self.start].as_py()
 
 
-def _files(path: str) -> list[Path]:
+def _files(path: str) -> list[Place]:
     if not path:
         raise ConfigError("prepare.parquet.path is not set; set it to a Parquet file or a folder of them")
-    root = Path(path)
-    files = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
-    if not files or not files[0].is_file():
+    root = locate(path)
+    files = _objects(root) if isinstance(root, S3Path) else _local(root)
+    if not files:
         raise ConfigError(f"prepare.parquet.path = {path!r}: no such file, or no *.parquet in it; correct the path")
     return files
 
 
-def _open(file: Path) -> pq.ParquetFile:
+def _local(root: Path) -> list[Place]:
+    files = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
+    return [*files] if files and files[0].is_file() else []
+
+
+def _objects(root: S3Path) -> list[Place]:
+    found = sorted(one.path for one in list_objects(root, recursive=False) if one.path.suffix == ".parquet")
+    return [*found] or ([root] if root.key and exists(root) else [])
+
+
+def _open(file: Place) -> pq.ParquetFile:
     try:
+        if isinstance(file, S3Path):
+            return pq.ParquetFile(open_s3(file), buffer_size=_STREAM_BYTES, pre_buffer=False)
         return pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise ContractError(f"{file}: not a readable Parquet file ({error}); write it again") from error
 
 
-def _read_columns(file: Path, names: list[str]) -> pa.Table:
+def _read_columns(file: Place, names: list[str]) -> pa.Table:
     reader = _open(file)
     for name in names:
         if name not in reader.schema_arrow.names:

@@ -21,6 +21,7 @@ from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, ContractError, Ids, IntArray, check_unique, positions
 from lnl_core.datasets.index import Index
 from lnl_core.files import file_sha256
+from lnl_core.s3 import Place, locate, read_bytes
 
 log = logging.getLogger("lnl")
 FEW_HELD_OUT = 20  # rows a class; the promotion gate judges no class with fewer (`lnl_core/versions/gate.py`)
@@ -32,13 +33,11 @@ class TrustedSettings(Settings):
     source: Literal["none", "draw", "file"] = "none"
     count: int = Field(default=0, ge=0)  # draw: rows in all, the same number from each class
     share: float = Field(default=0.0, ge=0.0, le=1.0)  # draw: of the verified train rows of each class
-    file: str = ""  # file: CSV or Parquet
+    file: str = ""  # file: CSV or Parquet, local or on S3
     id_column: str = "id"
     label_column: str = "label"  # class names or numbers
     allow_empty_classes: bool = False  # may a class have no trusted row?
-    sha256: str = Field(
-        default="", pattern="^([0-9a-f]{64})?$"
-    )  # of file, checked; DVC sees a change by it
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")  # of file, checked; DVC sees a change by it
     held_out_share: float = Field(default=0.0, ge=0.0, lt=1.0)  # of the trusted rows: for the promotion gate alone
     held_out_val: bool = False  # the source's own verified val rows are held out too, and then choose no epoch
 
@@ -80,7 +79,7 @@ def labels_from_file(index: Index, settings: TrustedSettings) -> IntArray:
         ConfigError: no such file, or one whose hash is not `settings.sha256`.
         ContractError: an id that is unknown, repeated or no train row, or a label that is no class.
     """
-    path = Path(settings.file)
+    path = locate(settings.file)
     _check_hash(path, settings.sha256)
     ids, raw = read_label_file(path, settings.id_column, settings.label_column)
     check_unique(ids, str(path))
@@ -157,12 +156,12 @@ def _warn_of_few(counts: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> 
         )
 
 
-def _check_hash(path: Path, wanted: str) -> None:
+def _check_hash(path: Place, wanted: str) -> None:
     if not wanted:
         return
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise ConfigError(f"prepare.trusted.file = {str(path)!r}: no such file")
-    found = file_sha256(path)
+    found = file_sha256(path) if isinstance(path, Path) else hashlib.sha256(read_bytes(path)).hexdigest()
     if found != wanted:
         raise ConfigError(
             f"{path}: its sha256 is {found}, prepare.trusted.sha256 says {wanted}; bring the right file, or set "
@@ -181,7 +180,7 @@ def _check_labels(label: IntArray, raw: list[object], ids: Ids, class_names: tup
         )
 
 
-def _usable(ids: Ids, index: Index, path: Path) -> npt.NDArray[np.bool_]:
+def _usable(ids: Ids, index: Index, path: Place) -> npt.NDArray[np.bool_]:
     known = np.isin(ids.astype(str), index.ids.astype(str))
     aside = np.isin(ids.astype(str), [row.id or row.path or "" for row in index.quarantined])
     unknown = np.flatnonzero(~known & ~aside)
@@ -195,7 +194,7 @@ def _usable(ids: Ids, index: Index, path: Path) -> npt.NDArray[np.bool_]:
     return known
 
 
-def _check_train(ids: Ids, split: Ids, path: Path) -> None:
+def _check_train(ids: Ids, split: Ids, path: Place) -> None:
     other = np.flatnonzero(split != "train")
     if len(other):
         row = int(other[0])

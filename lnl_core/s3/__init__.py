@@ -4,8 +4,8 @@ Endpoint and credentials come from the usual AWS chain (environment, profiles, i
 message or log line holds them. Everything waits out an outage (`attempts.py`). boto3 is loaded with the first request.
 """
 
-from lnl_core.s3.anywhere import Place, below, locate, states
-from lnl_core.s3.errors import NoSuchObject, ObjectChanged, Unreachable
+from lnl_core.s3.anywhere import Place, below, locate, open_place, states
+from lnl_core.s3.errors import NoSuchObject, ObjectChanged, TooLarge, Unreachable
 from lnl_core.s3.in_order import in_order
 from lnl_core.s3.objects import (
     S3Object,
@@ -29,6 +29,7 @@ __all__ = [
     "Place",
     "S3Object",
     "S3Path",
+    "TooLarge",
     "Unreachable",
     "below",
     "delete",
@@ -39,6 +40,7 @@ __all__ = [
     "list_objects",
     "locate",
     "look_up",
+    "open_place",
     "open_s3",
     "parse_s3",
     "publish_folder",

@@ -36,22 +36,26 @@ def open_place(place: Place) -> BinaryIO:
 
 
 def states(names: Iterable[str]) -> Iterator[tuple[str, int, str]]:
-    """(name, size, time or ETag) of every file or object that is there, in the order of their names.
+    """(name, size, time or ETag) of every file or object that is there, sorted by name; a folder is what it holds.
 
     Objects are looked up folder by folder: a request for a thousand of them.
     """
-    local = {name for name in names if not is_s3(name)}
-    objects = {place: str(place) for place in (parse_s3(name) for name in names if is_s3(name))}
-    found = [(name, status.st_size, str(status.st_mtime_ns)) for name in local if (status := _stat(name))]
-    found += [(objects[one.path], one.size, one.etag) for one in _listed(objects)]
+    found: list[tuple[str, int, str]] = []
+    objects: set[S3Path] = set()
+    for name in names:
+        if is_s3(name):
+            objects.add(parse_s3(name))
+        else:
+            found += _states_of_files(Path(name))
+    found += [(str(one.path), one.size, one.etag) for one in _listed(objects)]
     yield from sorted(found)
 
 
-def _stat(name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name)
-    except FileNotFoundError:
-        return None
+def _states_of_files(path: Path) -> Iterator[tuple[str, int, str]]:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            status = file.stat()
+            yield str(file), status.st_size, str(status.st_mtime_ns)
 
 
 def _listed(wanted: Iterable[S3Path]) -> Iterator[S3Object]:

@@ -49,6 +49,14 @@ class ObjectChanged(ContractError):
     """The object was overwritten while it was read."""
 
 
+class TooLarge(ContractError):
+    """The object has more bytes than its reader allows; none of them was read."""
+
+    def __init__(self, path: S3Path, size: int, at_most: int) -> None:
+        super().__init__(f"{path}: {size} bytes, at most {at_most}")
+        self.size = size
+
+
 def may_pass(error: BaseException) -> bool:
     """Is it worth another attempt: a lost connection, a timeout, an overloaded or restarting server?"""
     if isinstance(error, ClientError):

@@ -9,9 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from lnl_core.contracts import ContractError
 from lnl_core.s3.attempts import persist
-from lnl_core.s3.errors import NoSuchObject, status
+from lnl_core.s3.errors import NoSuchObject, TooLarge, status
 from lnl_core.s3.paths import S3Path, parse_s3
 
 
@@ -72,7 +71,7 @@ def read_bytes(path: str | S3Path, *, at_most: int | None = None) -> bytes:
 
     Raises:
         NoSuchObject: there is none.
-        ContractError: it has more than `at_most` bytes; none of them has been read.
+        TooLarge: it has more than `at_most` bytes.
     """
     place = parse_s3(path)
 
@@ -80,7 +79,7 @@ def read_bytes(path: str | S3Path, *, at_most: int | None = None) -> bytes:
         answer = s3.get_object(Bucket=place.bucket, Key=place.key)
         if at_most is not None and answer["ContentLength"] > at_most:
             answer["Body"].close()
-            raise ContractError(f"{place}: {answer['ContentLength']} bytes, at most {at_most}")
+            raise TooLarge(place, answer["ContentLength"], at_most)
         return bytes(answer["Body"].read())
 
     return persist(place, get)

@@ -1,7 +1,7 @@
 """`lnl run`: the stages in order in a folder, without git, DVC or Prefect; what is up to date is not done again.
 
 Each stage leaves a stamp below `.lnl/`: a hash of its settings, of the shared settings it depends on, of the code, of
-the stages it reads from and, for `prepare`, of the names, sizes and times of the source files; and the
+the stages it reads from and, for `prepare`, of the names, sizes and times (on S3: ETags) of the source files; and the
 sizes and times of the files it wrote. A stage whose stamp still fits is skipped.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from lnl_core.config import ConfigError, Params
 from lnl_core.datasets import DATASETS
 from lnl_core.files import read_json, write_json
 from lnl_core.registry import unknown_name
+from lnl_core.s3 import states
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import STAGE_NAMES, Metrics, Shared, Stage, run_stage, shared_settings, stage_named
 
@@ -84,15 +85,15 @@ def _fingerprint(stage: Stage, params: Params, shared: Shared, before: dict[str,
         "shared": {key: _look_up(shared, key) for key in stage.shared},
         "before": before,
         "code": _code_fingerprint(),
-        "source": _state(_source_files(settings)) if stage.name == "prepare" else None,
+        "source": list(states(_source_files(settings))) if stage.name == "prepare" else None,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _source_files(settings: Any) -> Iterable[Path]:
+def _source_files(settings: Any) -> list[str]:
     dataset = DATASETS.get(settings.dataset).make(settings.options[settings.dataset])
     trusted = settings.trusted.file
-    return [Path(name) for name in dataset.source_files()] + ([Path(trusted)] if trusted else [])
+    return [*dataset.source_files(), *([trusted] if trusted else [])]
 
 
 def _look_up(shared: Shared, key: str) -> Any:
@@ -115,7 +116,7 @@ def _outputs(stage: Stage, paths: Layout) -> list[Path]:
     return [getattr(paths, name) for name in stage.writes] + [paths.metrics(stage.name)]
 
 
-def _state(outputs: Sequence[Path] | Iterable[Path]) -> dict[str, list[int]]:
+def _state(outputs: Sequence[Path]) -> dict[str, list[int]]:
     """Size and time of change of every file; a folder counts as what it holds."""
     files: dict[str, list[int]] = {}
     for output in outputs:

@@ -54,6 +54,7 @@ from lnl_core.files import read_json, write_json
 from lnl_core.images.shards import Source, write_shard
 from lnl_core.progress import Advance, progress_bar
 from lnl_core.runtime import Runtime
+from lnl_core.s3 import states
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 log = logging.getLogger("lnl")
@@ -171,10 +172,8 @@ def _drop_stale(folder: Path, shards: int) -> None:
 def _source_fingerprint(dataset: Dataset, settings: PrepareSettings) -> str:
     options = settings.options[settings.dataset].model_dump(mode="json")
     digest = hashlib.sha256(json.dumps([settings.dataset, options], sort_keys=True).encode())
-    for path in dataset.source_files():
-        if os.path.exists(path):
-            stat = os.stat(path)
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path, size, stamp in states(dataset.source_files()):
+        digest.update(f"{path} {size} {stamp}\n".encode())
     return digest.hexdigest()
 
 
