@@ -1,0 +1,205 @@
+"""A stage that any machine has done is done nowhere again; what it made can be had by its commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lnl_core.config import ConfigError
+from lnl_core.contracts import ContractError
+from tasks.executor import (
+    LogLine,
+    Machine,
+    Progress,
+    StageFailed,
+    StageJob,
+    close_run,
+    fetch_outputs,
+    lock_of,
+    open_run,
+    run_stage_job,
+)
+from tests.tasks.conftest import Tiny, Told, git
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_one_machine_has_done_another_restores(tiny: Tiny, tmp_path: Path) -> None:
+    first, second = (Machine(tmp_path / name, remote=str(tmp_path / "remote")) for name in ("first", "second"))
+    made = tiny.run(first, "run-1")
+    found = tiny.run(second, "run-2")
+    assert [one.how for one in made.values()] == ["run", "run"]
+    assert [one.how for one in found.values()] == ["restored", "restored"]
+    assert {name: one.lock for name, one in made.items()} == {name: one.lock for name, one in found.items()}
+    assert found["two"].metrics == {"steps": 1}
+    assert (found["two"].machine, found["two"].seconds > 0) == (second.name, True)
+    for machine in (first, second):  # nothing is left but clone, cache and locks
+        assert list(machine.worktrees(str(tiny.path)).iterdir()) == []
+        assert list((machine.home / "unfinished").iterdir()) == []
+        assert list(machine.cache.rglob("*.tmp")) == []
+
+
+def test_a_clone_of_the_version_pulls_and_runs_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
+    revision = tiny.open(machine, "run-1", one="steps: 2")
+    lock = {}
+    for stage in ("one", "two"):
+        lock[stage] = run_stage_job(tiny.job(revision, "run-1", stage, lock), machine, tell=Told()).lock
+    version = close_run(str(tiny.path), revision, "run-1", lock, "the first version", machine)
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", str(tiny.path), str(clone), cwd=tmp_path)
+    git("checkout", "--quiet", version, cwd=clone)
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "remote", "add", "-q", "-d", "far", str(tmp_path / "remote")], cwd=clone, check=True)
+    subprocess.run([*dvc, "pull", "-q"], cwd=clone, check=True)
+    done = subprocess.run([*dvc, "repro"], cwd=clone, check=True, capture_output=True, text=True)
+    assert "Running stage" not in done.stdout
+    assert done.stdout.count("didn't change, skipping") == 2
+    assert (clone / "data/two/all.txt").read_text() == "0 of 2 1 of 2 2 of 2 "
+
+
+def test_the_two_commits_of_a_run_can_be_asked_for_again(tiny: Tiny, machine: Machine, tmp_path: Path) -> None:
+    repository = str(tiny.path)
+    files = {"data/crawl/listing.json": b"[]\n"}  # below an ignored folder
+    asked = [
+        open_run(repository, "main", "run-1", params="one: {}\n", files=files, machine=one)
+        for one in (machine, machine, Machine(tmp_path / "other", remote=""))
+    ]
+    assert len(set(asked)) == 1
+    assert git("show", f"{asked[0]}:data/crawl/listing.json", cwd=tiny.path) == "[]"
+    assert lock_of(repository, asked[0], machine) == {}
+    lock = {"one": {"cmd": "x", "params": {"params.yaml": {"one": {"rate": 1e-05}}}}}
+    closed = [close_run(repository, asked[0], "run-1", lock, "what it is", machine) for _ in range(2)]
+    assert closed[0] == closed[1] == git("rev-parse", "runs/run-1", cwd=tiny.path)
+    assert lock_of(repository, closed[0], machine) == lock
+    assert open_run(repository, "main", "run-1", params="", files={}, machine=machine) == asked[0]
+    assert git("rev-parse", "HEAD", cwd=tiny.path) == git("rev-parse", f"{asked[0]}~1", cwd=tiny.path)
+
+
+def test_names_and_revisions_that_cannot_be_are_refused(tiny: Tiny, machine: Machine) -> None:
+    with pytest.raises(ConfigError, match=r"\.\./run"):
+        open_run(str(tiny.path), "main", "../run", params="", files={}, machine=machine)
+    with pytest.raises(StageFailed, match="no commit, branch or tag 'nowhere'"):
+        open_run(str(tiny.path), "nowhere", "run", params="", files={}, machine=machine)
+    with pytest.raises(StageFailed, match="has no commit"):
+        lock_of(str(tiny.path), "0" * 40, machine)
+
+
+def test_the_previous_files_are_laid_out_for_the_stage_at_hand(tiny: Tiny, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
+    old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
+    elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
+    revision = tiny.open(elsewhere, "run-2", two="steps: 2")
+    same, told = tiny.job(revision, "run-2", "one", {}, old), Told()
+    done = run_stage_job(same, elsewhere, tell=Told())
+    assert (done.how, done.lock, done.metrics) == ("unchanged", old["one"], {"steps": 1})
+    changed = run_stage_job(tiny.job(revision, "run-2", "two", {"one": done.lock}, old), elsewhere, tell=told)
+    assert changed.how == "run"
+    assert "two: previous ['.lnl/previous/two/all.txt', '.lnl/previous/two/metrics.json']" in told.text
+
+
+def test_a_previous_version_that_is_gone_is_done_without(tiny: Tiny, tmp_path: Path) -> None:
+    old = {name: one.lock for name, one in tiny.run(Machine(tmp_path / "lost", remote=""), "run-1").items()}
+    machine, told = Machine(tmp_path / "machine", remote=str(tmp_path / "remote")), Told()
+    revision = tiny.open(machine, "run-2")
+    done = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, tell=told)
+    assert (done.how, done.lock) == ("run", old["one"])
+    assert "going on without the previous version" in told.text
+
+
+def test_runs_at_once_share_the_cache_and_do_not_mix(tiny: Tiny, machine: Machine) -> None:
+    with ThreadPoolExecutor() as pool:
+        running = [
+            pool.submit(tiny.run, machine, f"run-{number}", one="steps: 3", two=f"steps: {1 + number % 2}")
+            for number in range(3)
+        ]
+        done = [one.result() for one in running]
+    assert done[0]["one"].lock == done[1]["one"].lock == done[2]["one"].lock
+    assert [one["two"].metrics["steps"] for one in done] == [1, 2, 1]
+    assert done[0]["two"].lock == done[2]["two"].lock != done[1]["two"].lock
+
+
+def test_two_attempts_at_one_stage_of_a_run_take_turns(tiny: Tiny, machine: Machine) -> None:
+    revision = tiny.open(machine, "run-1", one="steps: 5")
+    job = tiny.job(revision, "run-1", "one", {})
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda _: run_stage_job(job, machine, tell=Told()), range(2)))
+    assert sorted(one.how for one in done) == ["restored", "run"]
+
+
+def test_the_stage_runs_the_code_of_its_worktree(tiny: Tiny, machine: Machine) -> None:
+    package = tiny.path / "lnl_core"
+    package.mkdir()
+    (package / "__init__.py").write_text("WHOSE = 'the code of this commit'\n", encoding="utf-8")
+    code = "import lnl_core, sys; print(lnl_core.WHOSE, file=sys.stderr)\n"
+    (tiny.path / "stage.py").write_text(code + (tiny.path / "stage.py").read_text(), encoding="utf-8")
+    git("add", "--all", cwd=tiny.path)
+    git("commit", "--quiet", "--message", "a package of its own", cwd=tiny.path)
+    told = Told()
+    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=told)
+    assert "the code of this commit" in told.text
+
+
+def test_files_of_a_version_are_fetched_by_name(tiny: Tiny, tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
+    revision = tiny.open(machine, "run-1")
+    done = run_stage_job(tiny.job(revision, "run-1", "one", {}), machine, tell=Told())
+    version = close_run(str(tiny.path), revision, "run-1", {"one": done.lock}, "half a run", machine)
+    elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
+    found = fetch_outputs(str(tiny.path), version, elsewhere, ["metrics", "report"], tmp_path / "files")
+    assert found.read_metrics("one") == {"steps": 1}
+    assert set(files_below(tmp_path / "files")) == {"one/metrics.json"}
+    with pytest.raises(ConfigError, match="there are metrics, images"):
+        fetch_outputs(str(tiny.path), version, machine, ["weights"], tmp_path / "files")
+
+
+def test_a_stage_says_what_it_does_and_how_far_it_is(tiny: Tiny, machine: Machine) -> None:
+    say = "import sys; sys.path.append({0!r})\nfrom lnl_core.progress import progress_bar\nimport time\n"
+    say += "with progress_bar('counting', 3, 'rows') as advance:\n    for _ in range(3): advance(); time.sleep(0.5)\n"
+    code = say.format(str(Path(__file__).parents[2])) + (tiny.path / "stage.py").read_text()
+    (tiny.path / "stage.py").write_text(code, encoding="utf-8")
+    git("commit", "--quiet", "--all", "--message", "with progress", cwd=tiny.path)
+    told = Told()
+    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=told)
+    progress = [event for event in told.events if isinstance(event, Progress)]
+    assert progress[0].done < 3
+    assert progress[-1] == Progress("counting", 3, 3, "rows")
+    assert LogLine("one: from step 0") in told.events
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (3, ContractError), (1, StageFailed)])
+def test_the_stages_own_error_comes_back(tiny: Tiny, machine: Machine, code: int, error: type[Exception]) -> None:
+    graph = (tiny.path / "dvc.yaml").read_text().replace("python stage.py one", "lnl stage one")
+    (tiny.path / "dvc.yaml").write_text(graph, encoding="utf-8")
+    package = tiny.path / "lnl_core"  # `lnl` finds the worktree's package first
+    package.mkdir()
+    (package / "__init__.py").touch()
+    fails = f"import sys\ndef main():\n    sys.stderr.write('purify.method: no such method\\n')\n    sys.exit({code})\n"
+    (package / "cli.py").write_text(fails, encoding="utf-8")
+    git("add", "--all", cwd=tiny.path)
+    git("commit", "--quiet", "--message", "a stage that fails", cwd=tiny.path)
+    with pytest.raises(error, match="no such method"):
+        run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=Told())
+
+
+def test_jobs_and_results_travel_as_json(tiny: Tiny, machine: Machine) -> None:
+    done = tiny.run(machine, "run-1")["one"]
+    job = tiny.job("0" * 40, "run-1", "two", {"one": done.lock})
+    assert StageJob(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
+
+
+def test_passwords_do_not_reach_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t/value")
+    with pytest.raises(StageFailed) as caught:
+        lock_of("file://user:pa55word@localhost/s3cr3t/value/nowhere.git", "0" * 40, Machine(tmp_path, remote=""))
+    assert "nowhere.git" in str(caught.value)
+    assert "pa55word" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
