@@ -16,6 +16,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     """A running S3 server. A test that stops it starts it again."""
     with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
+        server.kill()  # a second instead of ten, and nobody wants its data
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def states(names: Iterable[str]) -> Iterator[tuple[str, int, str]]:
 
 def _states_of_files(path: Path) -> Iterator[tuple[str, int, str]]:
     for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
+        if os.path.isfile(file):  # False, too, where it may not be looked at
             status = file.stat()
             yield str(file), status.st_size, str(status.st_mtime_ns)
 

@@ -13,6 +13,8 @@ from lnl_core.s3.attempts import persist
 from lnl_core.s3.errors import NoSuchObject, TooLarge, status
 from lnl_core.s3.paths import S3Path, parse_s3
 
+PAGE = 1000  # objects a request of a listing: the most that S3 gives
+
 
 @dataclass(frozen=True, order=True, slots=True)
 class S3Object:
@@ -34,7 +36,7 @@ def list_objects(prefix: str | S3Path, *, recursive: bool = True) -> Iterator[S3
         recursive: False leaves out what lies in folders below.
     """
     place = parse_s3(prefix)
-    what: dict[str, Any] = {"Bucket": place.bucket, "Prefix": place.prefix}
+    what: dict[str, Any] = {"Bucket": place.bucket, "Prefix": place.prefix, "MaxKeys": PAGE}
     what |= {} if recursive else {"Delimiter": "/"}
     while True:
         page = persist(place, lambda s3, what=dict(what): s3.list_objects_v2(**what))  # type: ignore[misc]
