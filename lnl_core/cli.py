@@ -21,6 +21,8 @@ from lnl_core.bench_commands import bench
 from lnl_core.config import ConfigError, Params, load_overlays, load_params, load_preset, preset_names, preset_text
 from lnl_core.label_commands import app as labels_app
 from lnl_core.label_commands import commit
+from lnl_core.version_commands import app as versions_app
+from lnl_core.version_commands import promote, rollback
 
 if TYPE_CHECKING:
     from lnl_core.registry import Registry
@@ -35,7 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(labels_app, name="labels")
+app.add_typer(versions_app, name="versions")
 app.command()(bench)
+app.command()(promote)
+app.command()(rollback)
 log = logging.getLogger("lnl")
 
 Overrides = Annotated[

@@ -1,0 +1,117 @@
+"""Promotion and its reversal: the gate is asked against what is promoted now, and one entry is appended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from lnl_core.config import ConfigError
+from lnl_core.versions.gate import GateSettings, Verdict
+from lnl_core.versions.manifest import Manifest, Promotion
+from lnl_core.versions.register import judge
+from lnl_core.versions.store import VersionStore, Wanted
+from lnl_core.versions.verdict_text import record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted:
+    """What came of asking for a promotion."""
+
+    verdict: Verdict | None = None  # None: it is promoted already, and the gate was not asked
+    promotion: Promotion | None = None  # None: the gate refused, or it is promoted already
+
+
+def verdict_of(store: VersionStore, number: int, settings: GateSettings, against: int | None = None) -> Verdict:
+    """The gate's verdict on a version against another one.
+
+    Args:
+        against: None: the promoted one; for the promoted one itself the one that it was made after.
+    """
+    manifest = store.version(number)
+    if against is None:
+        last = store.last_promotion()
+        against = last.version if last else None
+        against = manifest.parent if against == number else against
+    other = None if against is None else store.version(against)
+    return judge(store, number, store.held_out(manifest), store.changes(manifest), other, settings)
+
+
+def promote(
+    store: VersionStore,
+    number: int,
+    settings: GateSettings,
+    *,
+    who: str,
+    time: datetime,
+    force: bool = False,
+    reason: str = "",
+) -> Promoted:
+    """Promote a version if the gate lets it pass, or because a person says so.
+
+    Where another version was promoted while the gate was asked, it is asked again against that one.
+
+    Raises:
+        ConfigError: no such version, or force without a reason.
+    """
+    if force and not reason:
+        raise ConfigError("--force needs --reason: the history says why a version was promoted against the gate's word")
+    while True:
+        last = store.last_promotion()
+        if last is not None and last.version == number:
+            return Promoted()
+        verdict = verdict_of(store, number, settings, last.version if last else None)
+        if not (verdict.passes or force):
+            return Promoted(verdict=verdict)
+        wanted = Wanted(
+            version=number,
+            why="person" if force else "gate",
+            who=who,
+            reason=reason or verdict.reason,
+            time=time,
+            verdict=record(verdict),
+        )
+        if done := store.promote(wanted, last):
+            return Promoted(verdict=verdict, promotion=done)
+
+
+def rollback(store: VersionStore, *, to: int | None, who: str, reason: str, time: datetime) -> Promotion:
+    """Promote an earlier version again, without asking the gate.
+
+    Args:
+        to: None: the version that was promoted before the present one first was.
+    Raises:
+        ConfigError: nothing to go back to, no such version, no reason, or it is the promoted one.
+    """
+    if not reason:
+        raise ConfigError("--reason is empty: the history says why a version was taken back")
+    while True:
+        history = store.promotions()
+        if not history:
+            raise ConfigError(f"{store.shelf}: no version has been promoted, so there is nothing to roll back")
+        target = to if to is not None else _before(history)
+        if target is None:
+            raise ConfigError(f"{store.shelf}: version {history[-1].version} was the first; name another with --to")
+        if target == history[-1].version:
+            raise ConfigError(f"{store.shelf}: version {target} is the promoted one already")
+        if target not in {entry.version for entry in history}:
+            raise ConfigError(
+                f"{store.shelf}: version {target} was never promoted; `lnl promote {target}` asks the gate"
+            )
+        wanted = Wanted(version=target, why="rollback", who=who, reason=reason, time=time, verdict={})
+        if done := store.promote(wanted, history[-1]):
+            return done
+
+
+def promoted_manifest(store: VersionStore) -> Manifest | None:
+    """The manifest of the promoted version."""
+    last = store.last_promotion()
+    return store.version(last.version) if last else None
+
+
+def _before(history: list[Promotion]) -> int | None:
+    """What was promoted before the present version was, rollbacks to it not counted."""
+    present = history[-1].version
+    for entry in reversed(history):
+        if entry.version == present and entry.why != "rollback":
+            return entry.previous
+    return history[-1].previous

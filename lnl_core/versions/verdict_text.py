@@ -1,0 +1,122 @@
+"""A verdict for people (markdown) and for machines (JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lnl_core.versions.gate import Comparison, Verdict
+
+WORST = 5  # classes shown for each classifier besides those that lose
+SHOWN = 20  # names in a list
+TITLES = {
+    "first": "Version {version} is the first to be promoted",
+    "promote": "Version {version} may replace version {against}",
+    "refuse": "Version {version} does not replace version {against}",
+    "undecided": "Version {version} cannot be held against version {against}",
+}
+
+
+def markdown(verdict: Verdict) -> str:
+    """Why a version was promoted or not: counts, intervals, the classes that lose."""
+    title = TITLES[verdict.outcome].format(version=verdict.version, against=verdict.against)
+    blocks = [f"### {title}", f"{verdict.reason[0].upper()}{verdict.reason[1:]}."]
+    if verdict.comparisons:
+        overall = [one for one in verdict.comparisons if one.group is None]
+        blocks.append(_table(f"All {verdict.rows:,} held-out rows", overall))
+        blocks += _classes(verdict)
+    elif verdict.outcome == "undecided":
+        kept = "It is promoted all the same" if verdict.passes else "The promoted version stays"
+        blocks.append(f"{kept}, as the setting `undecided: {verdict.settings.undecided}` says.")
+    blocks += [f"- {note}" for note in verdict.notes]
+    blocks += _labels(verdict.labels)
+    return "\n\n".join(blocks) + "\n"
+
+
+def record(verdict: Verdict) -> dict[str, Any]:
+    """JSON for manifests and histories: everything but the classes in which nothing happened."""
+    return {
+        "outcome": verdict.outcome,
+        "passes": verdict.passes,
+        "reason": verdict.reason,
+        "version": verdict.version,
+        "against": verdict.against,
+        "rows": verdict.rows,
+        "comparisons": [_plain(one) for one in verdict.comparisons if one.group is None or one in _shown(verdict)],
+        "classes_not_judged": len(verdict.not_judged),
+        "notes": list(verdict.notes),
+        "labels": dict(verdict.labels),
+        "settings": verdict.settings.model_dump(mode="json"),
+    }
+
+
+def _classes(verdict: Verdict) -> list[str]:
+    losing = [one for one in verdict.comparisons if one.group is not None and one.loses]
+    others = [one for one in _shown(verdict) if one.group is not None and not one.loses]
+    blocks = [_table("Classes that lose", losing)] if losing else []
+    blocks += [_table("Classes with the largest differences downward", others)] if others else []
+    if verdict.not_judged:
+        names = [f"{name} ({rows})" for name, rows in list(verdict.not_judged.items())[:SHOWN]]
+        more = len(verdict.not_judged) - len(names)
+        listed = ", ".join(names) + (f" and {more} more" if more else "")
+        blocks.append(f"Not judged, with fewer than {verdict.settings.class_rows} held-out rows: {listed}.")
+    return blocks
+
+
+def _shown(verdict: Verdict) -> list[Comparison]:
+    """The classes that lose, and for each classifier those that come nearest to it."""
+    found = []
+    for name in dict.fromkeys(one.classifier for one in verdict.comparisons):
+        classes = [one for one in verdict.comparisons if one.classifier == name and one.group is not None]
+        classes.sort(key=lambda one: one.difference)
+        down = [one for one in classes if not one.loses and one.difference < 0]
+        found += [one for one in classes if one.loses] + down[:WORST]
+    return found
+
+
+def _table(title: str, rows: Sequence[Comparison]) -> str:
+    head = [
+        f"| {title} | rows | before | now | difference | interval | gained | lost | |",
+        "|---|---:|---:|---:|---:|---|---:|---:|---|",
+    ]
+    return "\n".join(head + [_line(one) for one in rows])
+
+
+def _line(one: Comparison) -> str:
+    name = one.classifier if one.group is None else f"{_cell(one.group)} ({one.classifier})"
+    numbers = f"{one.old_accuracy:.1%} | {one.new_accuracy:.1%} | {_points(one.difference)}"
+    spread = f"{_points(one.low)} to {_points(one.high)}"
+    return f"| {name} | {one.rows:,} | {numbers} | {spread} | {one.gained} | {one.lost} | {'loses' * one.loses} |"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _cell(text: str) -> str:
+    """A class name in a table: it may hold what markdown would take for a column."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _labels(labels: Mapping[str, Any]) -> list[str]:
+    if not labels:
+        return []
+    return [
+        f"Labels: {labels['changed']:,} differ from the observed ones (before: {labels['changed_before']:,}); "
+        f"{labels['different']:,} rows have another label than in the promoted version."
+    ]
+
+
+def _plain(one: Comparison) -> dict[str, Any]:
+    return {
+        "classifier": one.classifier,
+        "class": one.group,
+        "rows": one.rows,
+        "gained": one.gained,
+        "lost": one.lost,
+        "before": round(one.old_accuracy, 6),
+        "now": round(one.new_accuracy, 6),
+        "low": round(one.low, 6),
+        "high": round(one.high, 6),
+        "loses": one.loses,
+    }
