@@ -20,20 +20,25 @@ class StageNode:
 
 
 def read_graph(dvc_yaml: Path) -> tuple[StageNode, ...]:
-    """The stages in an order in which each comes after those it reads from.
+    """`parse_graph` of a file."""
+    return parse_graph(dvc_yaml.read_text(encoding="utf-8"), str(dvc_yaml))
+
+
+def parse_graph(text: str, source: str) -> tuple[StageNode, ...]:
+    """The stages of a dvc.yaml in an order in which each comes after those it reads from.
 
     Raises:
-        ValueError: the file has no stages, or the stages read each other's outputs in a circle.
+        ValueError: there are no stages, or they read each other's outputs in a circle; the message names `source`.
     """
-    stages: dict[str, Any] = (yaml.safe_load(dvc_yaml.read_text(encoding="utf-8")) or {}).get("stages") or {}
+    stages: dict[str, Any] = (yaml.safe_load(text) or {}).get("stages") or {}
     if not stages:
-        raise ValueError(f"{dvc_yaml}: no stages; the flow runs the stages of this file")
+        raise ValueError(f"{source}: no stages; the flow runs the stages of this file")
     maker = {path: name for name, stage in stages.items() for path in _outputs(stage)}
     after = {name: _makers(stage, maker) for name, stage in stages.items()}
     try:
         order = tuple(TopologicalSorter(after).static_order())
     except CycleError as error:
-        raise ValueError(f"{dvc_yaml}: stages read each other in a circle: {' -> '.join(error.args[1])}") from error
+        raise ValueError(f"{source}: stages read each other in a circle: {' -> '.join(error.args[1])}") from error
     return tuple(
         StageNode(name=name, after=frozenset(after[name]), pool=stages[name].get("meta", {}).get("pool", "cpu"))
         for name in order

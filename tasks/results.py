@@ -1,6 +1,11 @@
-"""What a finished run shows in Prefect: the summary table, the noise protocol and a link to the report."""
+"""What a finished run shows in Prefect: summary, noise protocol, plots, a link to the report, the version."""
 
 from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
 from prefect import task
@@ -9,18 +14,52 @@ from prefect.cache_policies import NO_CACHE
 
 from lnl_core.contracts import read_labels
 from lnl_core.report.summary import summary_table
+from lnl_core.s3 import upload
 from lnl_core.stages.layout import Layout
-from tasks.workspace import Workspace
+from tasks.executor import fetch_outputs
+from tasks.job import StageDone
+from tasks.machine import Machine
+from tasks.report_plots import report_plots
+from tasks.run import OpenRun
+
+SHOWN = ("labels", "metrics", "report")  # names of Layout that the artifacts are made of
+MOST_PLOTS_BYTES = 400_000  # of the plots' artifact: it lies in Prefect's database
 
 
-@task(task_run_name="show results", cache_policy=NO_CACHE, persist_result=False)
-async def show_results(workspace: Workspace) -> None:
-    """Three artifacts: `summary` (table), `noise-protocol` (markdown), `report` (link to the HTML file)."""
-    results = workspace.results
+@task(
+    task_run_name="show results",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,  # S3 may be away
+    retry_delay_seconds=[5, 20, 60],
+)
+async def show_results(results: Layout, name: str) -> None:
+    """Artifacts `summary` (table), `noise-protocol` and `plots` (markdown), `report` (link to the HTML file).
+
+    Args:
+        results: the finished run's files.
+        name: what the report is called where LNL_PUBLISH (s3://bucket/prefix) has it uploaded; empty: it is not.
+    """
     table = [{"what": label, "value": value} for label, value in summary_table(results)]
     await acreate_table_artifact(key="summary", table=table, description="What the run achieved")
     await acreate_markdown_artifact(key="noise-protocol", markdown=protocol_markdown(results))
-    await acreate_link_artifact(key="report", link=results.report.resolve().as_uri(), link_text="HTML report")
+    page = results.report.read_text(encoding="utf-8")
+    await acreate_markdown_artifact(key="plots", markdown=plots_markdown(page))
+    link, described = await asyncio.to_thread(_report_link, results.report, name)
+    await acreate_link_artifact(key="report", link=link, link_text="HTML report", description=described)
+
+
+async def show_version(run: OpenRun, version: str, done: Mapping[str, StageDone]) -> None:
+    """The artifacts of `show_results`, and `version` (markdown): the commit, and what each stage did."""
+    results = await asyncio.to_thread(results_of, run.repository, version, run.run)
+    await show_results(results, f"{run.run}.html")
+    await acreate_markdown_artifact(key="version", markdown=version_markdown(run, version, done))
+
+
+def results_of(repository: str, version: str, run: str) -> Layout:
+    """What the artifacts are made of, below the machine's home; kept there, for the report's link leads to it."""
+    machine = Machine()
+    return fetch_outputs(repository, version, machine, SHOWN, machine.home / "results" / run)
 
 
 def protocol_markdown(results: Layout) -> str:
@@ -29,3 +68,38 @@ def protocol_markdown(results: Layout) -> str:
     if not card:
         return "The labels carry no noise protocol: they were taken as they came."
     return f"```yaml\n{yaml.safe_dump(card, sort_keys=True, allow_unicode=True)}```\n"
+
+
+def plots_markdown(page: str) -> str:
+    """The report's charts one below the other, as many as fit."""
+    parts: list[str] = []
+    for plot in report_plots(page):
+        part = f"### {plot.title}\n\n![{plot.title}]({plot.data_uri})\n"
+        if sum(map(len, parts)) + len(part) > MOST_PLOTS_BYTES:
+            parts.append("More charts are in the report.\n")
+            break
+        parts.append(part)
+    return "\n".join(parts) or "The report has no charts."
+
+
+def version_markdown(run: OpenRun, version: str, done: Mapping[str, StageDone]) -> str:
+    """The commit, how to get its files, and a table of the stages."""
+    rows = "\n".join(f"| {stage} | {made.how} | {made.seconds:.1f} | {made.machine} |" for stage, made in done.items())
+    return (
+        f"Version `{version}` on branch `runs/{run.run}` of `{run.repository}`.\n\n"
+        f"    git fetch origin && git checkout {version}\n    dvc pull\n\n"
+        f"| stage | how | seconds | machine |\n|---|---|---|---|\n{rows}\n"
+    )
+
+
+def _report_link(report: Path, name: str) -> tuple[str, str]:
+    """(link, description) of the report: on this machine's disk, or where LNL_PUBLISH says that reports go.
+
+    No presigned URL: whoever can see an artifact could read the bucket with it. Where a web server or a proxy with
+    a login of its own serves that prefix, LNL_PUBLISH_URL is its address, and the link leads there.
+    """
+    prefix, pages = (os.environ.get(key, "").rstrip("/") for key in ("LNL_PUBLISH", "LNL_PUBLISH_URL"))
+    if not prefix or not name:
+        return report.resolve().as_uri(), f"On the disk of the machine that ran the flow: {report.resolve()}"
+    upload(report, f"{prefix}/{name}", content_type="text/html; charset=utf-8")
+    return f"{pages or prefix}/{name}", f"{prefix}/{name}"

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging.handlers import APILogHandler
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
+from tasks.job import StageCancelled, StageDone, StageJob
+from tasks.placement import INLINE
+from tasks.stage_artifacts import show_metrics
+from tasks.stage_calls import call_stage, run_here
+from tasks.telling import send_logs_to_prefect
 from tasks.workspace import Workspace
 
-STAGE_RETRIES = 2  # a full disk or a busy device may be gone a minute later; a checkpoint continues the stage
-STAGE_RETRY_DELAYS = [10.0, 60.0]  # seconds before the first and the second retry
+# A lost worker is replaced, a full disk cleared, S3 back: most within minutes, and a checkpoint continues the stage.
+STAGE_RETRIES = 5
+STAGE_RETRY_DELAYS = [5.0, 15.0, 30.0, 60.0, 120.0]  # seconds before each retry
 
 
 async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A broken table or setting is broken the second time, too."""
+    """A broken table or setting is broken the second time, too; and who cancels a stage wants it to end."""
     error = await state.aresult(raise_on_failure=False)
-    return not isinstance(error, ConfigError | ContractError)
+    return not isinstance(error, ConfigError | ContractError | StageCancelled)
+
+
+@task(
+    task_run_name="{job.stage}",
+    retries=STAGE_RETRIES,
+    retry_delay_seconds=STAGE_RETRY_DELAYS,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,  # DVC is the cache
+    persist_result=False,  # whoever needs it again gets it from DVC
+)
+async def stage_task(job: StageJob, place: str, gpu: bool) -> StageDone:
+    """Run a stage through git and DVC, in this process or by a worker of the pool `place`."""
+    done = await (run_here(job, gpu=gpu) if place == INLINE else call_stage(job, place, gpu=gpu))
+    await show_metrics(done.stage, done.metrics, f"{done.how} on {done.machine} in {done.seconds:.1f} s")
+    return done
 
 
 @task(
@@ -31,22 +50,12 @@ async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]
     retries=STAGE_RETRIES,
     retry_delay_seconds=STAGE_RETRY_DELAYS,
     retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,  # DVC is the cache
-    persist_result=False,  # the result is files
+    cache_policy=NO_CACHE,
+    persist_result=False,
 )
-async def stage_task(stage: str, workspace: Workspace) -> Mapping[str, Any]:
-    """Run one stage in `workspace` on a thread, so that Prefect's heartbeat and cancellation stay alive."""
+async def stage_in_place(stage: str, workspace: Workspace) -> Mapping[str, Any]:
+    """Run a stage in a folder, on a thread, so that Prefect's heartbeat and cancellation stay alive."""
     send_logs_to_prefect()
-    return await asyncio.to_thread(workspace.run, stage)
-
-
-def send_logs_to_prefect() -> None:
-    """What logger `lnl` says becomes the log of the task run in whose context it is said; outside a run it stays here.
-
-    Prefect's setting `extra_loggers` does the same, but only where prefect.toml is found and nothing has since replaced
-    the logger's handlers.
-    """
-    log = logging.getLogger("lnl")
-    log.setLevel(logging.INFO)  # without a level the root's WARNING would apply
-    if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
-        log.addHandler(APILogHandler())
+    metrics = await asyncio.to_thread(workspace.run, stage)
+    await show_metrics(stage, metrics, "run in place")
+    return metrics

@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
 from lnl_core.stages.layout import Layout
-from tasks.stage import STAGE_RETRIES, stage_task
+from tasks.stage import STAGE_RETRIES, stage_in_place
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -47,7 +47,7 @@ async def run_one(workspace: Scripted) -> tuple[Mapping[str, Any], Any]:
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
-        metrics = await stage_task.with_options(retry_delay_seconds=0)("purify", workspace)
+        metrics = await stage_in_place.with_options(retry_delay_seconds=0)("purify", workspace)
         return metrics, context.flow_run.id
 
     return await one_stage()
