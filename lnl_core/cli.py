@@ -21,6 +21,7 @@ from lnl_core.bench_commands import bench
 from lnl_core.config import ConfigError, Params, load_overlays, load_params, load_preset, preset_names, preset_text
 from lnl_core.label_commands import app as labels_app
 from lnl_core.label_commands import commit
+from lnl_core.reclean_command import reclean
 from lnl_core.version_commands import app as versions_app
 from lnl_core.version_commands import promote, rollback
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(labels_app, name="labels")
 app.add_typer(versions_app, name="versions")
 app.command()(bench)
+app.command()(reclean)
 app.command()(promote)
 app.command()(rollback)
 log = logging.getLogger("lnl")
