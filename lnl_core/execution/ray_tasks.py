@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -18,7 +21,12 @@ from lnl_core.runtime import use_threads
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
 RETRIES = 3  # of a shard whose worker or node is lost; an exception is not tried again, it would come again
-_STORE_BYTES = 200 * 2**20  # of a Ray that is started here: results are sums of some MB, images never pass through it
+_STORE_BYTES = 200 * 2**20  # of a Ray that is started here: sums of some MB pass through it, images never
+
+
+# Ray binds to every interface, even with a loopback address, unless told not to look for one that others reach. What
+# tells it so is named for the systems where it always does.
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class ShardLost(RuntimeError):
@@ -37,7 +45,7 @@ class RayTasks:
         shards: Sequence[Shard],
         *,
         name: Callable[[Shard], str] = str,
-        gpus: float = 0,
+        gpus: float = 0.0,
     ) -> Iterator[Result]:
         """As `Execution.map`. Results wait for their turn: at most two a slot are running or done ahead."""
         ray, settings = _ray(), self._run.ray
@@ -95,7 +103,7 @@ def _result(task: Any, shard: str) -> Any:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        cause.add_note(f"{shard}, on a Ray worker:\n{error.traceback_str}")
+        cause.add_note(f"{shard}, on a Ray worker:\n{error}")
         raise cause from None
     except ray.exceptions.RayError as error:
         raise ShardLost(
@@ -107,33 +115,46 @@ def _result(task: Any, shard: str) -> Any:
 
 @contextlib.contextmanager
 def connected(settings: RaySettings) -> Iterator[None]:
-    """Connect to the cluster, or start Ray on this machine and stop it again; a connection that is there is used."""
-    ray = _ray()
-    if ray.is_initialized():
+    """Connect to the cluster, or start Ray on this machine and stop it again; a connection that is there is used.
+
+    Raises:
+        ConfigError: Ray is not installed, or no cluster answers.
+    """
+    with contextlib.ExitStack() as stack:
+        where = _cluster(settings.address) if settings.address else _own(stack)
+        ray = _ray()
+        if not ray.is_initialized():
+            stack.callback(ray.shutdown)
+            ray.init(log_to_driver=False, logging_level="ERROR", **where)
         yield
-        return
+
+
+def _cluster(address: str) -> dict[str, Any]:
+    """Where a cluster is. Asked first whether anything answers, for Ray itself goes on asking for minutes."""
+    host, colon, port = address.rpartition(":")
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", **_where(settings))
-    except ConnectionError as error:
+        if colon:
+            socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f"run.ray.address = {settings.address!r}: no Ray cluster answers ({error}); start one with `ray start "
-            "--head`, or leave the address empty and one is started here"
+            f"run.ray.address = {address!r}: no Ray cluster answers ({error}); start one with `ray start --head`, "
+            "write the address as host:port, or leave it empty and Ray is started here"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    return {"address": address}
 
 
-def _where(settings: RaySettings) -> dict[str, Any]:
-    if settings.address:
-        return {"address": settings.address}
+def _own(stack: contextlib.ExitStack) -> dict[str, Any]:
+    """A Ray on this machine alone: on loopback, without a dashboard, and nothing of it stays."""
+    if "ray" not in sys.modules:  # it reads this when it is imported
+        os.environ[_LOOPBACK] = "0"
+        stack.callback(os.environ.pop, _LOOPBACK, None)
     return {
         "address": "local",  # not the one that RAY_ADDRESS names
         "num_cpus": len(os.sched_getaffinity(0)),
         "include_dashboard": False,
         "object_store_memory": _STORE_BYTES,
         "_node_ip_address": "127.0.0.1",
+        "_temp_dir": stack.enter_context(tempfile.TemporaryDirectory(prefix="lnl-ray-", ignore_cleanup_errors=True)),
     }
 
 

@@ -23,7 +23,7 @@ class Execution(Protocol):
         shards: Sequence[Shard],
         *,
         name: Callable[[Shard], str] = str,
-        gpus: float = 0,
+        gpus: float = 0.0,
     ) -> Iterator[Result]:
         """`function(shard)` for each shard, in their order; what is computed ahead is bounded.
 
@@ -46,7 +46,7 @@ class InProcess:
         shards: Sequence[Shard],
         *,
         name: Callable[[Shard], str] = str,
-        gpus: float = 0,
+        gpus: float = 0.0,
     ) -> Iterator[Result]:
         """As `Execution.map`."""
         del name, gpus

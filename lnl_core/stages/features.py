@@ -43,10 +43,10 @@ def run(settings: FeaturesSettings, context: StageContext) -> Metrics:
     paths = context.paths
     shards = parts(paths.images)
     encode = _shard_encoder(settings, context)
-    started = time.perf_counter()
     with execution(context.shared.run) as where:
+        started = time.perf_counter()
         made = _encode_missing(shards, encode, where, context.shared.run.ray.gpus_per_task)
-    seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
     _move_into_place({shard.path for shard in made}, paths.features, paths.previous.features)
     encoded = sum(shard.rows for shard in made if not shard.reused)
     cache = FeatureCache(paths.features)
