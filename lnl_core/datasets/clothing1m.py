@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,8 +23,10 @@ from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, Ids, QuarantineRow, string_ids
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.clothing1m_lists import SPLITS, Lists, assign, read_lists
-from lnl_core.datasets.image_files import read_image_file
+from lnl_core.datasets.image_files import read_image_files
 from lnl_core.datasets.index import Index
+from lnl_core.datasets.release_place import is_folder
+from lnl_core.s3 import Place, S3Path, locate
 
 log = logging.getLogger("lnl")
 CleanTrain = Literal["trusted", "noisy", "none"]
@@ -35,7 +36,7 @@ _PREFIX = "images/"  # of every key, wherever the archives were unpacked
 class Clothing1MConfig(Settings):
     """Where the release was unpacked, and what its clean train images are for."""
 
-    path: str = ""  # the folder that has `images`, or `0` to `9`
+    path: str = ""  # the folder, or s3://bucket/prefix, that has `images`, or `0` to `9`
     # trusted: all of them may be drawn into the trusted set, with their noisy label beside the verified one.
     # noisy: those that have a noisy label; what is not drawn is a noisy row whose truth is known, which measures
     # purification on real noise. none: the list is not read.
@@ -50,7 +51,7 @@ class Clothing1MConfig(Settings):
 )
 class Clothing1M:
     """Ids are the keys of the release, such as `images/0/0/1.jpg`. Holds keys and labels, half a kB an image; reads one
-    image at a time, and only then finds that it is missing."""
+    image at a time (from S3 up to 32 ahead), and only then finds that it is missing."""
 
     def __init__(self, config: Clothing1MConfig) -> None:
         self._config = config
@@ -68,8 +69,7 @@ class Clothing1M:
 
     def images(self, index: Index, rows: npt.NDArray[np.intp]) -> Iterator[bytes | QuarantineRow]:
         root = self._root()
-        for key in index.ids[rows]:
-            yield read_image_file(root / key.removeprefix(_PREFIX), key)
+        yield from read_image_files((root / key.removeprefix(_PREFIX), key) for key in index.ids[rows])
 
     def source_files(self) -> Sequence[str]:
         """The lists and the folders with images: a million files need not be looked at to see that one has come."""
@@ -77,12 +77,12 @@ class Clothing1M:
             self.index()
         return self._sources
 
-    def _root(self) -> Path:
-        root = Path(self._config.path)
-        return root / "images" if (root / "images").is_dir() else root
+    def _root(self) -> Place:
+        root = locate(self._config.path)
+        return root / "images" if is_folder(root / "images") else root
 
-    def _folders(self, ids: Ids) -> list[Path]:
-        """The folders that the keys name. Warns of archives that are not there.
+    def _folders(self, ids: Ids) -> list[Place]:
+        """The folders that the keys name; none on S3, which has no folders. Warns of archives that are not there.
 
         Raises:
             ConfigError: none of them is.
@@ -90,12 +90,12 @@ class Clothing1M:
         root = self._root()
         names = sorted({key.removeprefix(_PREFIX).rpartition("/")[0] for key in ids})
         archives = sorted({name.split("/")[0] for name in names})
-        missing = [name for name in archives if not (root / name).is_dir()]
+        missing = [name for name in archives if not is_folder(root / name)]
         if archives and missing == archives:
             raise ConfigError(f"{root}: has none of the folders {', '.join(archives)}; unpack the archives there")
         if missing:
             log.warning("%s: no folder %s; its images go to quarantine: unpack the archive", root, ", ".join(missing))
-        return [root / name for name in names]
+        return [] if isinstance(root, S3Path) else [root / name for name in names]
 
 
 def _part(name: str, keys: list[str], lists: Lists, use: CleanTrain) -> Index:

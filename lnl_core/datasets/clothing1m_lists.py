@@ -6,10 +6,11 @@ import collections
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from lnl_core.config import ConfigError
 from lnl_core.datasets.key_lists import KeyList, LabelList, read_keys, read_labels, read_names
+from lnl_core.datasets.release_place import is_file, is_folder
+from lnl_core.s3 import Place, locate
 
 log = logging.getLogger("lnl")
 # A key that stands in several lists belongs to the first of these: no val or test image is ever a train row.
@@ -30,7 +31,7 @@ class Lists:
 
 
 def read_lists(path: str, names: Sequence[str]) -> Lists:
-    """The lists `names` below the folder `path`.
+    """The lists `names` below the folder or S3 prefix `path`.
 
     Raises:
         ConfigError: no such folder, none of the lists in it, or one of them is missing.
@@ -39,7 +40,7 @@ def read_lists(path: str, names: Sequence[str]) -> Lists:
     folder, merged = _find(path)
     class_names = read_names(folder / _NAMES)
     noisy = LabelList(folder / _NOISY, {}, 0)
-    if not merged or noisy.path.is_file():
+    if not merged or is_file(noisy.path):
         noisy = read_labels(noisy.path, len(class_names))
     if merged:
         labels = {name: read_labels(folder / f"{name}.txt", len(class_names)) for name in names}
@@ -48,8 +49,8 @@ def read_lists(path: str, names: Sequence[str]) -> Lists:
         clean = read_labels(folder / _CLEAN, len(class_names))
         labels = {name: noisy if name == "noisy_train" else clean for name in names}
         keys = {name: read_keys(folder / f"{name}_key_list.txt") for name in names}
-    read = {folder / _NAMES, noisy.path} | {one.path for one in keys.values()} | {one.path for one in labels.values()}
-    return Lists(class_names, keys, labels, noisy, tuple(sorted(map(str, read))))
+    read = [folder / _NAMES, noisy.path, *(one.path for one in keys.values()), *(one.path for one in labels.values())]
+    return Lists(class_names, keys, labels, noisy, tuple(sorted(set(map(str, read)))))
 
 
 def assign(lists: Lists) -> dict[str, list[str]]:
@@ -72,16 +73,16 @@ def assign(lists: Lists) -> dict[str, list[str]]:
     return belong
 
 
-def _find(path: str) -> tuple[Path, bool]:
+def _find(path: str) -> tuple[Place, bool]:
     """The folder of the lists, and whether they are merged with their labels."""
     if not path:
         raise ConfigError("prepare.clothing1m.path is not set; set it to the folder where the release was unpacked")
-    root = Path(path)
-    if not root.is_dir():
+    root = locate(path)
+    if not is_folder(root):
         raise ConfigError(f"prepare.clothing1m.path = {path!r}: no such folder; correct the path")
     for folder in (root, root / "annotations"):
         for name, merged in (("noisy_train_key_list.txt", False), ("noisy_train.txt", True)):
-            if (folder / name).is_file():
+            if is_file(folder / name):
                 return folder, merged
     raise ConfigError(
         f"prepare.clothing1m.path = {path!r}: neither it nor its folder annotations has noisy_train_key_list.txt or "

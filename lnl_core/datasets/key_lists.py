@@ -7,14 +7,15 @@ and never stops the others.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError, IntArray, QuarantineRow
+from lnl_core.s3 import Place, open_place
 
 Fault = tuple[str, str]  # reason and detail of a quarantine row
 
@@ -23,7 +24,7 @@ Fault = tuple[str, str]  # reason and detail of a quarantine row
 class KeyList:
     """The keys of a file in its order, each once."""
 
-    path: Path
+    path: Place
     keys: tuple[str, ...]
     repeated: int  # lines whose key had been there already
 
@@ -32,7 +33,7 @@ class KeyList:
 class LabelList:
     """Keys in the order of their file, each with its class number or with what is wrong with it."""
 
-    path: Path
+    path: Place
     rows: Mapping[str, int | Fault]
     repeated: int
 
@@ -52,19 +53,19 @@ class LabelList:
         return QuarantineRow(stage="prepare", reason=reason, detail=detail, id=key)
 
 
-def read_keys(path: Path) -> KeyList:
+def read_keys(path: Place) -> KeyList:
     """A file of keys.
 
     Raises:
         ConfigError: no such file.
         ContractError: not UTF-8.
     """
-    lines = [line for _, line in _lines(path)]
+    lines = [line for _, line in numbered_lines(path)]
     keys = tuple(dict.fromkeys(lines))
     return KeyList(path, keys, len(lines) - len(keys))
 
 
-def read_labels(path: Path, classes: int) -> LabelList:
+def read_labels(path: Place, classes: int) -> LabelList:
     """A file of keys and class numbers 0..`classes`-1. A key with two different labels has neither.
 
     Raises:
@@ -73,7 +74,7 @@ def read_labels(path: Path, classes: int) -> LabelList:
     """
     rows: dict[str, int | Fault] = {}
     repeated = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         key, label = _split(line, classes, path, number)
         if key not in rows:
             rows[key] = label
@@ -85,20 +86,38 @@ def read_labels(path: Path, classes: int) -> LabelList:
     return LabelList(path, rows, repeated)
 
 
-def read_names(path: Path) -> tuple[str, ...]:
+def read_names(path: Place) -> tuple[str, ...]:
     """A file of class names, number 0 first.
 
     Raises:
         ConfigError: no such file.
         ContractError: empty, not UTF-8, or a name stands there twice.
     """
-    names = tuple(name for _, name in _lines(path))
+    names = tuple(name for _, name in numbered_lines(path))
     if not names or len(set(names)) < len(names):
         raise ContractError(f"{path}: {len(names)} names, {len(set(names))} different ones; take the published file")
     return names
 
 
-def _split(line: str, classes: int, path: Path, number: int) -> tuple[str, int | Fault]:
+def numbered_lines(path: Place) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1 and stripped texts; blank lines are passed over.
+
+    Raises:
+        ConfigError: no such file.
+        ContractError: not UTF-8.
+    """
+    try:
+        with io.TextIOWrapper(open_place(path), encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if text := line.strip():
+                    yield number, text
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; unpack the data set's own lists there") from error
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path}: not UTF-8 ({error.reason}); take the published file") from error
+
+
+def _split(line: str, classes: int, path: Place, number: int) -> tuple[str, int | Fault]:
     key, *rest = line.rsplit(maxsplit=1)
     if rest and rest[0].isdecimal() and int(rest[0]) < classes:
         return key, int(rest[0])
@@ -107,16 +126,3 @@ def _split(line: str, classes: int, path: Path, number: int) -> tuple[str, int |
         return key, ("missing-label", f"{where}: has no label; add it or drop the row")
     detail = f"{where}: label {rest[0]!r}; allowed are 0 to {classes - 1}; correct it or drop the row"
     return key, ("label-out-of-range", detail)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and stripped texts; blank lines are passed over."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if text := line.strip():
-                    yield number, text
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; unpack the data set's own lists there") from error
-    except UnicodeDecodeError as error:
-        raise ContractError(f"{path}: not UTF-8 ({error.reason}); take the published file") from error

@@ -9,6 +9,7 @@ class number means stands in `info/synsets.txt`: line n is class n - 1.
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,24 +21,26 @@ from pydantic import Field, model_validator
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow, string_ids
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.image_files import read_image_file
+from lnl_core.datasets.image_files import read_image_files
 from lnl_core.datasets.imagenet_val import val_images
 from lnl_core.datasets.index import Index
-from lnl_core.datasets.key_lists import Fault, LabelList, read_labels, read_names
+from lnl_core.datasets.key_lists import Fault, LabelList, numbered_lines, read_labels, read_names
+from lnl_core.datasets.release_place import is_file, is_folder
+from lnl_core.s3 import Place, S3Path, locate
 
 log = logging.getLogger("lnl")
-_TRAIN_FOLDERS = ("", "train")  # where `google` and `flickr` may lie
+_TRAIN_FOLDERS = ("", "train/")  # where `google` and `flickr` may lie
 _VAL_FOLDERS = ("val_images_256", "val_images", "val")
 
 
 class WebVisionConfig(Settings):
     """Which part of it, and on what is tested. One test split a run: the two test sets are two runs of `evaluate`."""
 
-    path: str = ""  # the folder that has `info`
+    path: str = ""  # the folder, or s3://bucket/prefix, that has `info`
     sources: tuple[Literal["google", "flickr"], ...] = Field(default=("google",), min_length=1)
     classes: int = Field(default=50, ge=2, le=1000)  # the first ones; 50 are mini-WebVision
     test: Literal["webvision", "imagenet"] = "webvision"
-    imagenet: str = ""  # the folder of ILSVRC 2012's validation images, for test: imagenet
+    imagenet: str = ""  # the folder, not on S3, of ILSVRC 2012's validation images, for test: imagenet
 
     @model_validator(mode="after")
     def _imagenet_is_named(self) -> WebVisionConfig:
@@ -58,36 +61,36 @@ class WebVision:
 
     def __init__(self, config: WebVisionConfig) -> None:
         self._config = config
-        self._folders: dict[str, Path] = {}  # first part of an id -> the folder in which the rest of it lies
+        self._folders: dict[str, Place] = {}  # first part of an id -> the folder in which the rest of it lies
         self._imagenet: dict[str, Path] = {}  # id -> path
-        self._files: list[Path] = []
+        self._files: list[str] = []
 
     def index(self) -> Index:
         config, info = self._config, _info(self._config.path)
         names = _class_names(info / "synsets.txt", config.classes)
-        self._folders = _folders(Path(config.path), config)
+        self._folders = _folders(locate(config.path), config)
         train = [read_labels(info / f"train_filelist_{source}.txt", len(names)) for source in config.sources]
         for found in train:
             _check_queries(found, info / "queries_synsets_map.txt")
         test = self._imagenet_test(names) if config.test == "imagenet" else _webvision_test(info, len(names))
         index = _index(train, test, names[: config.classes])
-        folders = {self._path(key).parent for key in index.ids}
-        self._files = [info / "synsets.txt", *(found.path for found in (*train, test)), *sorted(folders)]
+        places = {self._path(key).parent for key in index.ids}
+        folders = sorted(str(place) for place in places if not isinstance(place, S3Path))  # S3 has none
+        self._files = [str(info / "synsets.txt"), *(str(found.path) for found in (*train, test)), *folders]
         return index
 
     def images(self, index: Index, rows: npt.NDArray[np.intp]) -> Iterator[bytes | QuarantineRow]:
-        for name in index.ids[rows]:
-            yield read_image_file(self._path(name), name)
+        yield from read_image_files((self._path(name), name) for name in index.ids[rows])
 
     def source_files(self) -> Sequence[str]:
         """The lists and the folders with images: millions of files need not be looked at to see that one has come."""
         if not self._files:
             self.index()
-        return [str(path) for path in self._files]
+        return self._files
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> Place:
         top, _, rest = name.partition("/")
-        return self._imagenet.get(name) or self._folders.get(top, Path(self._config.path, top)) / rest
+        return self._imagenet.get(name) or self._folders.get(top, locate(self._config.path) / top) / rest
 
     def _imagenet_test(self, names: tuple[str, ...]) -> LabelList:
         synsets = [name.split()[0] for name in names[: self._config.classes]]
@@ -97,32 +100,32 @@ class WebVision:
         return LabelList(root, {f"imagenet/{path.name}": number for path, number in found}, 0)
 
 
-def _webvision_test(info: Path, classes: int) -> LabelList:
+def _webvision_test(info: Place, classes: int) -> LabelList:
     found = read_labels(info / "val_filelist.txt", classes)
     return LabelList(found.path, {f"val/{key}": label for key, label in found.rows.items()}, found.repeated)
 
 
-def _info(path: str) -> Path:
+def _info(path: str) -> Place:
     if not path:
         raise ConfigError("prepare.webvision.path is not set; set it to the folder where the release was unpacked")
-    info = Path(path) / "info"
-    if not info.is_dir():
+    info = locate(path) / "info"
+    if not is_folder(info):
         raise ConfigError(f"prepare.webvision.path = {path!r}: has no folder info; unpack info.tar there")
     return info
 
 
-def _folders(root: Path, config: WebVisionConfig) -> dict[str, Path]:
+def _folders(root: Place, config: WebVisionConfig) -> dict[str, Place]:
     """Where the sources and WebVision's val images lie.
 
     Raises:
         ConfigError: nowhere.
     """
-    places: dict[str, list[Path]] = {}
+    places: dict[str, list[Place]] = {}
     for source in config.sources:
-        places[source] = [root / top / source for top in _TRAIN_FOLDERS]
+        places[source] = [root / f"{top}{source}" for top in _TRAIN_FOLDERS]
     if config.test == "webvision":
         places["val"] = [root / name for name in _VAL_FOLDERS]
-    there = {name: next(filter(Path.is_dir, tried), None) for name, tried in places.items()}
+    there = {name: next(filter(is_folder, tried), None) for name, tried in places.items()}
     for name, folder in there.items():
         if folder is None:
             tried = ", ".join(map(str, places[name]))
@@ -130,7 +133,7 @@ def _folders(root: Path, config: WebVisionConfig) -> dict[str, Path]:
     return {name: folder for name, folder in there.items() if folder is not None}
 
 
-def _class_names(path: Path, classes: int) -> tuple[str, ...]:
+def _class_names(path: Place, classes: int) -> tuple[str, ...]:
     """`n01440764 tench` of a line `n01440764 tench, Tinca tinca`: some of ImageNet's words stand for two synsets."""
     names = tuple(" ".join(name.split(",")[0].split()) for name in read_names(path))
     if len(names) < classes:
@@ -138,14 +141,14 @@ def _class_names(path: Path, classes: int) -> tuple[str, ...]:
     return names
 
 
-def _check_queries(found: LabelList, path: Path) -> None:
+def _check_queries(found: LabelList, path: Place) -> None:
     """Warn where an image's folder, which is its query, is of another synset than its label (`path` counts from 1)."""
-    if not path.is_file():
+    if not is_file(path):
         return
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for _, line in numbered_lines(path)]
     label_of = {f"q{int(query):04d}": int(synset) - 1 for query, synset in lines}
     rows = [(key, label) for key, label in found.rows.items() if isinstance(label, int)]
-    other = [(key, label) for key, label in rows if label_of.get(Path(key).parent.name) != label]
+    other = [(key, label) for key, label in rows if label_of.get(posixpath.basename(posixpath.dirname(key))) != label]
     if other:
         text = "%s: %d of %d labels are not those of %s (first: %s has label %d); take both files from one release"
         log.warning(text, found.path, len(other), len(rows), path, *other[0])
