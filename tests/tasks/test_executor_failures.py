@@ -1,4 +1,4 @@
-"""Killed, cut off, out of disk: nothing is left behind that could do harm, and the next attempt ends with the same bytes."""
+"""Killed, cut off, out of disk: nothing harmful is left behind, and the next attempt ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_a_kill_left_half_done_is_not_taken_for_an_input(tiny: Tiny, machin
     revision = tiny.open(machine, "run-2", two="steps: 30")
     job = tiny.job(revision, "run-2", "two", {"one": done["one"].lock})
     attempt = Attempt(job, machine)
-    wait_for(lambda: (attempt.worktree / "data/.lnl/two/step").exists())
+    wait_for((attempt.worktree / "data/.lnl/two/step").exists)
     os.kill(attempt.dvc_process().pid, signal.SIGKILL)
     with pytest.raises(StageFailed):
         attempt.done.result(10)
