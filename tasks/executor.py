@@ -1,77 +1,46 @@
-"""Runs one stage of one run through git and DVC, on any machine, so that no machine does it again."""
+"""Runs one stage of one run through git and DVC, on any machine, so that no machine does it again.
+
+    bare clone -> worktree -> lock entries of the stages before -> dvc repro --pull -> dvc push -> its lock entry
+
+The commands and the order are those that keep each of them restartable: a kill at any point leaves either nothing or
+something that the next attempt finds and finishes.
+"""
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lnl_core.config import ConfigError
+from lnl_core.files import read_json
 from lnl_core.stages.layout import Layout
+from tasks.dvc_command import Dvc, progress_file, stage_log
+from tasks.dvc_lock import check_travels, parse_lock
+from tasks.job import Lock, LogLine, Progress, StageCancelled, StageDone, StageFailed, StageJob, Tell
 from tasks.machine import Machine
+from tasks.run_branch import close_run, lock_of, open_run
+from tasks.worktree import DATA, attempt_at, check_out_inputs, lay_previous, remove_stale, write_lock
 
-Lock = dict[str, Any]  # stage name -> its entry in dvc.lock
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """A line that git, DVC or the stage has printed; without its line end."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the stage is: `done` of `total` `unit`; sent at most once a second."""
-
-    title: str
-    done: float
-    total: float
-    unit: str = ""
-
-
-Tell = Callable[[LogLine | Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageJob:
-    """What a machine needs to know to run one stage; plain JSON values, a few kilobytes.
-
-    `repository`: URL or folder of the git repository. `revision`: commit that `open_run` gave. `run`: the full run id.
-    `lock`: dvc.lock entries of the finished upstream stages. `previous`: those of an earlier version, by stage name.
-    """
-
-    repository: str
-    revision: str
-    run: str
-    stage: str
-    lock: Lock
-    previous: Lock = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageDone:
-    """What came of it. `lock` is this stage's own entry of dvc.lock, `metrics` its namespace of metrics.json.
-
-    `how`: "run", its command was started; "restored", from what some machine had made for the same inputs;
-    "unchanged", its entry of `previous` still holds.
-    """
-
-    stage: str
-    lock: dict[str, Any]
-    metrics: dict[str, Any]
-    how: Literal["run", "restored", "unchanged"]
-    seconds: float
-    machine: str
-
-
-class StageFailed(RuntimeError):
-    """git, DVC or the stage's command failed; the message has the last lines that it printed. A retry may help."""
-
-
-class StageCancelled(RuntimeError):
-    """The caller asked for it; no process of the stage is left."""
+__all__ = [
+    "Lock",
+    "LogLine",
+    "Machine",
+    "Progress",
+    "StageCancelled",
+    "StageDone",
+    "StageFailed",
+    "StageJob",
+    "Tell",
+    "close_run",
+    "fetch_outputs",
+    "lock_of",
+    "open_run",
+    "run_stage_job",
+]
 
 
 def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: threading.Event | None = None) -> StageDone:
@@ -84,31 +53,22 @@ def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: thread
         StageFailed: anything else, a full disk, a remote that stays away or a killed process among them.
         StageCancelled: `cancel` was set.
     """
-    raise NotImplementedError
-
-
-def open_run(
-    repository: str,
-    base_revision: str,
-    run: str,
-    *,
-    params: str,
-    files: Mapping[str, str | bytes],
-    machine: Machine,
-) -> str:
-    """Commit params.yaml and `files` (path in the repository -> content) on branch runs/RUN and push it.
-
-    Returns the commit's id. If the branch is there already, nothing is committed and its first commit is returned.
-    """
-    raise NotImplementedError
-
-
-def close_run(repository: str, revision: str, run: str, lock: Lock, message: str, machine: Machine) -> str:
-    """Commit dvc.lock on top of `revision` on branch runs/RUN and push it; the commit's id is the version's.
-
-    If that was done before, nothing is committed and the same id is returned.
-    """
-    raise NotImplementedError
+    started = time.perf_counter()
+    remove_stale(machine, job.repository, tell)
+    with attempt_at(machine, job.repository, job.revision, job.run, job.stage, cancel) as worktree:
+        tick = progress_teller(progress_file(worktree), tell)
+        dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
+        entry = _reproduce(job, dvc)
+        if dvc.has_remote:
+            dvc.run("--wait-for-lock", "push", "--run-cache", job.stage)
+        return StageDone(
+            stage=job.stage,
+            lock=entry,
+            metrics=_metrics(worktree, job.stage),
+            how=_how(job, worktree, entry),
+            seconds=round(time.perf_counter() - started, 3),
+            machine=machine.name,
+        )
 
 
 def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequence[str], target: Path) -> Layout:
@@ -116,10 +76,97 @@ def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequenc
 
     "metrics" stands for the metrics.json of all stages. They lie in `target` as they lie in data/. A stage of which
     the version's dvc.lock has no entry is left out.
+
+    Raises:
+        ConfigError: Layout has no such name.
+        StageFailed: the files are neither in the machine's cache nor in the remote.
     """
-    raise NotImplementedError
+    outs = [
+        Path(out["path"]) for entry in lock_of(repository, commit, machine).values() for out in entry.get("outs", [])
+    ]
+    wanted = [out for out in outs if any(_is_named(out, name) for name in paths)]
+    layout = Layout(target)
+    if not wanted:
+        return layout
+    with attempt_at(machine, repository, commit, f"fetch-{commit}", "outputs") as worktree:
+        dvc = Dvc(worktree=worktree, machine=machine, tell=lambda _: None)
+        dvc.run("--wait-for-lock", "pull" if dvc.has_remote else "checkout", *map(str, wanted))
+        for out in wanted:
+            _move(worktree / out, target / out.relative_to(DATA))
+    return layout
 
 
-def lock_of(repository: str, commit: str, machine: Machine) -> Lock:
-    """The stages of that commit's dvc.lock; empty where it has none."""
-    raise NotImplementedError
+def progress_teller(file: Path, tell: Tell) -> Callable[[], None]:
+    """A function that looks at `file` when it is called and tells what is new there; see lnl_core/progress.py."""
+    last: list[Progress] = []
+
+    def tick() -> None:
+        try:
+            found = Progress(**read_json(file))
+        except FileNotFoundError:
+            return
+        if [found] != last:
+            last[:] = [found]
+            tell(found)
+
+    return tick
+
+
+def _reproduce(job: StageJob, dvc: Dvc) -> dict[str, Any]:
+    """Let DVC make the stage's outputs, or find them made; its entry of dvc.lock."""
+    lock = dict(job.lock)
+    if job.stage in job.previous and lay_previous(dvc, job.stage, job.previous[job.stage]):
+        lock[job.stage] = job.previous[job.stage]  # DVC finds it unchanged where it is
+    write_lock(dvc.worktree, lock)
+    if not dvc.has_remote:  # `repro --pull` wants one even where the cache has everything
+        check_out_inputs(dvc, job.stage, job.lock)
+    pull = ("--pull",) if dvc.has_remote else ()
+    dvc.run("--wait-for-lock", "repro", *pull, "--allow-missing", "--single-item", job.stage)
+    file = dvc.worktree / "dvc.lock"
+    entry: dict[str, Any] = parse_lock(file.read_text(encoding="utf-8"), str(file))[job.stage]
+    check_travels(job.stage, entry)
+    _check_inputs(job, entry)
+    return entry
+
+
+def _check_inputs(job: StageJob, entry: dict[str, Any]) -> None:
+    """What the stage has read must be what the stages before it made: half a folder would be another result.
+
+    Raises:
+        StageFailed: it was not; a retry pulls the inputs anew.
+    """
+    made = {out["path"]: out["md5"] for upstream in job.lock.values() for out in upstream.get("outs", [])}
+    for dep in entry.get("deps", []):
+        if dep["path"] in made and dep["md5"] != made[dep["path"]]:
+            raise StageFailed(
+                f"stage {job.stage}: {dep['path']} is not what the stage before it made; it is pulled anew"
+            )
+
+
+def _how(job: StageJob, worktree: Path, entry: dict[str, Any]) -> Literal["run", "restored", "unchanged"]:
+    """By what really happened, in this attempt or in an earlier one that left this worktree behind."""
+    if stage_log(worktree).exists():
+        return "run"
+    return "unchanged" if job.previous.get(job.stage) == entry else "restored"
+
+
+def _metrics(worktree: Path, stage: str) -> dict[str, Any]:
+    """Of the stage's outputs; DVC does not check them out where they are those of the previous version."""
+    layout = Layout(worktree / DATA)
+    return dict(layout.read_metrics(stage) or layout.previous.read_metrics(stage))
+
+
+def _is_named(out: Path, name: str) -> bool:
+    if name == "metrics":
+        return out.name == "metrics.json"
+    known = [prop for prop, value in vars(Layout).items() if isinstance(value, property)]
+    if name not in known:
+        raise ConfigError(f"{name!r}: no such file of a version; there are metrics, {', '.join(known)}")
+    return bool(out == getattr(Layout(DATA), name))
+
+
+def _move(source: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
