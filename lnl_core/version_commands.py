@@ -206,7 +206,7 @@ def _described(manifest: Manifest) -> list[tuple[str, str]]:
 def _artefact(found: Any) -> str:
     size = "" if found.size is None else f", {found.size:,} bytes"
     files = "" if found.files is None else f" in {found.files:,} files"
-    return f"{found.path}: {found.md5 or 'not hashed'}{size}{files}"
+    return f"{found.md5 or 'not hashed'}{size}{files}"
 
 
 def _accuracy(manifest: Manifest, classifier: str) -> str:

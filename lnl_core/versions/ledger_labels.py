@@ -30,6 +30,7 @@ def commit_version(
         source="revert" if rollback else "purify",
         method=manifest.tag,
         version=manifest.package,
+        class_names=manifest.class_names,
         about={"version": manifest.number, "run": manifest.run_id},
     )
     kept = 0

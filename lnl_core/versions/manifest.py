@@ -20,7 +20,6 @@ Record = TypeVar("Record", bound="Manifest | Promotion")
 class Artefact(Settings):
     """A file or folder of the version, as DVC names its content."""
 
-    path: str
     md5: str | None = None  # with .dir for a folder; none: too large to be read for this, and not in a dvc.lock
     size: int | None = None  # bytes
     files: int | None = None  # of a folder
@@ -39,13 +38,14 @@ class Manifest(Settings):
     package: str  # version of lnl
     params_sha256: str | None = None
     listing_sha256: str | None = None  # of the crawl's listing; see docs on crawls
+    class_names: tuple[str, ...]
     rows: Mapping[str, int]  # train, val, test, trusted (train), held_out
     labels_changed: int  # train rows whose label in use is not the observed one
     held_out: Mapping[str, Any] = Field(default_factory=dict)  # scores on the held-out trusted rows
     churn: Mapping[str, Any] = Field(
         default_factory=dict
     )  # against the parent: what the purifier told, rows that differ
-    artefacts: Mapping[str, Artefact] = Field(default_factory=dict)  # name of Layout -> artefact
+    artefacts: Mapping[str, Artefact] = Field(default_factory=dict)  # path in the run -> artefact
     verdict: Mapping[str, Any] = Field(default_factory=dict)  # of the gate, against the parent
     files: Mapping[str, str] = Field(default_factory=dict)  # held_out, changes -> file in the store
 

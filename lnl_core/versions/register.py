@@ -122,6 +122,7 @@ def _manifest(
         package=__version__,
         params_sha256=None if card.params is None else params_sha256(card.params),
         listing_sha256=_listing_sha256(paths, card.params),
+        class_names=tables.labels.class_names,
         rows=_rows(tables.labels),
         labels_changed=sum(route == "relabel" for route in tables.changes["route"].to_pylist()),
         held_out=score_held_out(tables.held_out),

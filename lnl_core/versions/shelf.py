@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
@@ -13,6 +13,7 @@ from lnl_core.s3.objects import list_objects, put_new, read_bytes
 from lnl_core.s3.paths import S3Path, is_s3, parse_s3
 
 
+@runtime_checkable
 class Shelf(Protocol):
     """Names are relative and have one slash: `versions/000007.json`."""
 
