@@ -18,7 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lnl_core.bench_commands import bench
+from lnl_core.check_command import check
 from lnl_core.config import ConfigError, Params, load_overlays, load_params, load_preset, preset_names, preset_text
+from lnl_core.crawl_commands import app as crawl_app
 from lnl_core.label_commands import app as labels_app
 from lnl_core.label_commands import commit
 from lnl_core.reclean_command import reclean
@@ -38,8 +40,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(labels_app, name="labels")
+app.add_typer(crawl_app, name="crawl")
 app.add_typer(versions_app, name="versions")
 app.command()(bench)
+app.command()(check)
 app.command()(reclean)
 app.command()(promote)
 app.command()(rollback)

@@ -1,9 +1,10 @@
 """Readers: one file a dataset. A reader gives a light index of rows and then the encoded images, id by id.
 
-`DATASETS.get(name).make(config)` is a `Dataset` (see `index.py`).
+`DATASETS.get(name).make(config)` is a `Dataset` (see `index.py`), or the reader of a crawl, which grows.
 """
 
+from lnl_core.datasets.crawl_reader import CrawlReader
 from lnl_core.datasets.index import Dataset
 from lnl_core.registry import Registry
 
-DATASETS: Registry[type[Dataset]] = Registry("dataset", "lnl_core.datasets")
+DATASETS: Registry[type[Dataset] | type[CrawlReader]] = Registry("dataset", "lnl_core.datasets")

@@ -13,7 +13,7 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from lnl_core.contracts import ContractError
-from lnl_core.datasets.crawl_place import Entry, Place, open_place
+from lnl_core.datasets.crawl_place import CrawlPlace, Entry
 from lnl_core.files import read_json, write_json
 
 log = logging.getLogger("lnl")
@@ -144,7 +144,7 @@ def look_at(path: str, listing: Listing, *, min_age: float = MIN_AGE) -> CrawlSt
     Raises:
         ConfigError: no such folder or prefix.
     """
-    place = open_place(path)
+    place = CrawlPlace(path)
     found, loose = _group(place.entries())
     listed = {shard.name: shard for shard in listing.shards}  # the last of a name
     waiting = [(name, "has no label file yet") for name in loose]
@@ -174,12 +174,6 @@ def look_at(path: str, listing: Listing, *, min_age: float = MIN_AGE) -> CrawlSt
     )
 
 
-def shard_entries(place: Place, shards: Iterable[Shard]) -> dict[str, list[Entry]]:
-    """The files of some shards as they lie there now; a shard that is gone has none."""
-    found, _ = _group(place.entries())
-    return {shard.name: found.get(shard.name, ([], ""))[0] for shard in shards}
-
-
 def _group(entries: Sequence[Entry]) -> tuple[dict[str, tuple[list[Entry], str]], list[str]]:
     """(shard -> its files and the name of its label file, folders with files but without a label file)."""
     tables: dict[str, str] = {}
@@ -207,7 +201,7 @@ def _owner(path: str, tables: dict[str, str]) -> str:
     return next((folder for folder in above if folder in tables), "")
 
 
-def _not_ready(place: Place, name: str, entries: Sequence[Entry], table: str, min_age: float) -> str:
+def _not_ready(place: CrawlPlace, name: str, entries: Sequence[Entry], table: str, min_age: float) -> str:
     """Why a shard is left for the next time; empty where it is whole."""
     age = time.time() - max(entry.modified for entry in entries)
     if age < min_age:
@@ -215,13 +209,13 @@ def _not_ready(place: Place, name: str, entries: Sequence[Entry], table: str, mi
     parquet = name if not table else f"{name}/{table}" if table.endswith(".parquet") else ""
     if parquet:
         try:
-            place.parquet(parquet).close()
+            place.open_parquet(parquet).close()
         except (pa.ArrowInvalid, OSError) as error:
             return f"{parquet} is no whole Parquet file yet ({error})"
     return ""
 
 
-def _shard(place: Place, name: str, entries: Sequence[Entry], table: str, stamp: str) -> Shard:
+def _shard(place: CrawlPlace, name: str, entries: Sequence[Entry], table: str, stamp: str) -> Shard:
     return Shard(
         name=name,
         form="folder" if table else "parquet",
@@ -255,7 +249,7 @@ def _says_changed(path: str, listing: Listing, changed: Sequence[Shard]) -> str:
     old = next(shard for shard in reversed(listing.shards) if shard.name == now.name)
     return (
         f"{path}: shard {now.name} has changed since it was listed ({old.size} bytes {old.content[:15]}, now "
-        f"{now.size} bytes {now.content[:15]}; {len(changed)} such shards). Shards are never written twice: put the old one back "
-        "and give the new one a name of its own; or list it as a new shard with `lnl crawl update --accept-changed`: "
-        "the rows read from the old one stay"
+        f"{now.size} bytes {now.content[:15]}; {len(changed)} such shards). Shards are not written twice: put the old "
+        "one back and give the new one a name of its own; or list it as a new shard with "
+        "`lnl crawl update --accept-changed`: the rows read from the old one stay"
     )

@@ -1,18 +1,20 @@
-"""Where a crawl lies: a folder or an `s3://` prefix, as a flat list of files that can be read and told apart."""
+"""The files of a crawl, below a folder or an `s3://` prefix: what there is, and what tells their contents apart."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import pyarrow.parquet as pq
 
 from lnl_core.config import ConfigError
 from lnl_core.files import file_sha256
+from lnl_core.s3 import NoSuchObject, Place, S3Object, S3Path, list_objects, locate, look_up, open_s3
+
+_STREAM_BYTES = 4 * 2**20  # of the image column, read from S3 at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,85 +27,75 @@ class Entry:
     modified: float  # seconds since 1970
 
 
-@runtime_checkable
-class Place(Protocol):
-    """A folder or a prefix."""
-
-    def entries(self) -> list[Entry]:
-        """All files that are not hidden, sorted by path. Names that begin with `.` or `_` are hidden."""
-        ...
-
-    def content(self, entries: Sequence[Entry]) -> str:
-        """What tells the files' contents apart: a hash over them on disk, over their ETags on S3."""
-        ...
-
-    def read(self, path: str) -> bytes:
-        """A file's bytes. Raises FileNotFoundError, OSError."""
-        ...
-
-    def parquet(self, path: str) -> Any:
-        """An open `pyarrow.parquet.ParquetFile`. Raises ArrowInvalid, OSError."""
-        ...
-
-
-def open_place(path: str) -> Place:
+class CrawlPlace:
     """The folder or prefix `path`.
 
     Raises:
         ConfigError: not set, or no such folder.
     """
-    if not path:
-        raise ConfigError("prepare.crawl.path is not set; set it to the folder or s3:// prefix that the crawlers fill")
-    if path.startswith("s3://"):
-        raise ConfigError(f"prepare.crawl.path = {path!r}: not yet")
-    if not Path(path).is_dir():
-        raise ConfigError(f"prepare.crawl.path = {path!r}: no such folder; correct the path")
-    return _Folder(Path(path))
 
+    def __init__(self, path: str) -> None:
+        if not path:
+            raise ConfigError("prepare.crawl.path is not set; set it to the folder or s3:// prefix that crawlers fill")
+        self.root: Place = locate(path)
+        if isinstance(self.root, Path) and not self.root.is_dir():
+            raise ConfigError(f"prepare.crawl.path = {path!r}: no such folder; correct the path")
 
-class _Folder:
-    """A folder on disk; times are only a hint, contents are told by SHA-256."""
+    def entries(self, below: str = "") -> list[Entry]:
+        """All files that are not hidden, sorted by path; of one shard where `below` names a file or folder.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def entries(self) -> list[Entry]:
-        found = []
-        for folder, folders, files in os.walk(self._root, followlinks=True):
-            folders[:] = [name for name in folders if not is_hidden(name)]
-            for name in files:
-                if not is_hidden(name):
-                    found.append(self._entry(Path(folder, name)))
+        Names that begin with `.` or `_` (`.part`, `_SUCCESS`, `_temporary`) are hidden. On S3 a request lists 1,000.
+        """
+        found = self._on_s3(self.root, below) if isinstance(self.root, S3Path) else self._on_disk(self.root, below)
         return sorted(found, key=lambda entry: entry.path)
 
     def content(self, entries: Sequence[Entry]) -> str:
-        return joined_content("sha256", [(entry.path, file_sha256(self._root / entry.path)) for entry in entries])
+        """What tells contents apart: a hash of the only file, or over (path, hash) of all; on S3 ETags."""
+        kind = "etag" if isinstance(self.root, S3Path) else "sha256"
+        hashes = [(entry.path, self._hash(entry)) for entry in entries]
+        if len(hashes) == 1:
+            return f"{kind}:{hashes[0][1]}"
+        start = os.path.commonpath([os.path.dirname(path) for path, _ in hashes])  # a copied folder has the same
+        lines = [f"{os.path.relpath(path, start)}\0{value}\n" for path, value in sorted(hashes)]
+        return f"{kind}:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
-    def read(self, path: str) -> bytes:
-        return (self._root / path).read_bytes()
+    def open_parquet(self, path: str) -> pq.ParquetFile:
+        """Raises ArrowInvalid or OSError where it is no whole Parquet file."""
+        place = self.root / path
+        if isinstance(place, S3Path):
+            return pq.ParquetFile(open_s3(place), buffer_size=_STREAM_BYTES, pre_buffer=False)
+        return pq.ParquetFile(place)
 
-    def parquet(self, path: str) -> Any:
-        return pq.ParquetFile(self._root / path, memory_map=False)
+    def _on_disk(self, root: Path, below: str) -> Iterator[Entry]:
+        start = root / below
+        if start.is_file():
+            yield _of_file(start, root)
+        for folder, folders, files in os.walk(start, followlinks=True):
+            folders[:] = [name for name in folders if not _is_hidden(name)]
+            yield from (_of_file(Path(folder, name), root) for name in files if not _is_hidden(name))
 
-    def _entry(self, file: Path) -> Entry:
-        status = file.stat()
-        return Entry(
-            path=file.relative_to(self._root).as_posix(),
-            size=status.st_size,
-            stamp=f"{status.st_size}-{status.st_mtime_ns}",
-            modified=status.st_mtime,
-        )
+    def _on_s3(self, root: S3Path, below: str) -> Iterator[Entry]:
+        found: list[S3Object] = list(list_objects(root / below if below else root))
+        if below and not found:
+            try:
+                found = [look_up(root / below)]
+            except NoSuchObject:
+                return
+        for one in found:
+            path = one.path.key.removeprefix(root.prefix)
+            if not any(_is_hidden(name) for name in path.split("/")):
+                yield Entry(path=path, size=one.size, stamp=one.etag, modified=one.modified.timestamp())
+
+    def _hash(self, entry: Entry) -> str:
+        return file_sha256(self.root / entry.path) if isinstance(self.root, Path) else entry.stamp
 
 
-def is_hidden(name: str) -> bool:
-    """`.part`, `_SUCCESS`, `_temporary`: not the crawl's."""
+def _of_file(file: Path, root: Path) -> Entry:
+    status = file.stat()
+    stamp = f"{status.st_size}-{status.st_mtime_ns}"
+    path = file.relative_to(root).as_posix()
+    return Entry(path=path, size=status.st_size, stamp=stamp, modified=status.st_mtime)
+
+
+def _is_hidden(name: str) -> bool:
     return name.startswith((".", "_"))
-
-
-def joined_content(kind: str, hashes: Sequence[tuple[str, str]]) -> str:
-    """One hash of (path, hash) of each file of a shard; that of its only file where there is one."""
-    if len(hashes) == 1:
-        return f"{kind}:{hashes[0][1]}"
-    start = os.path.commonpath([os.path.dirname(path) for path, _ in hashes])  # a copied folder has the same contents
-    lines = [f"{os.path.relpath(path, start)}\0{value}\n" for path, value in sorted(hashes)]
-    return f"{kind}:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"

@@ -70,22 +70,25 @@ def drawn_labels(index: Index, settings: TrustedSettings, generator: np.random.G
     return result
 
 
-def labels_from_file(index: Index, settings: TrustedSettings) -> IntArray:
+def labels_from_file(index: Index, settings: TrustedSettings, unknown: list[str] | None = None) -> IntArray:
     """The trusted rows that the file names: their verified label [n], `NO_LABEL` for all others.
 
     Ids that the reader has set aside are passed over with a warning.
+
+    Args:
+        unknown: gets the ids that are no row of the dataset, for a file may be ahead of a crawl; None: an error.
 
     Raises:
         ConfigError: no such file, or one whose hash is not `settings.sha256`.
         ContractError: an id that is unknown, repeated or no train row, or a label that is no class.
     """
     path = locate(settings.file)
-    _check_hash(path, settings.sha256)
+    check_hash(path, settings.sha256, "prepare.trusted.sha256")
     ids, raw = read_label_file(path, settings.id_column, settings.label_column)
     check_unique(ids, str(path))
     label = class_numbers(raw, index.class_names)
     _check_labels(label, raw, ids, index.class_names, f"{path}: %s: {settings.label_column}")
-    usable = _usable(ids, index, path)
+    usable = _usable(ids, index, path, unknown)
     rows = positions(ids[usable], index.ids, "the dataset")
     _check_train(ids[usable], index.split[rows], path)
     result = np.full(len(index), NO_LABEL, dtype=np.int32)
@@ -156,15 +159,16 @@ def _warn_of_few(counts: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> 
         )
 
 
-def _check_hash(path: Place, wanted: str) -> None:
+def check_hash(path: Place, wanted: str, setting: str) -> None:
+    """Raise ConfigError if the file has another sha256 than `setting` says; an empty hash is not checked."""
     if not wanted:
         return
     if isinstance(path, Path) and not path.is_file():
-        raise ConfigError(f"prepare.trusted.file = {str(path)!r}: no such file")
+        raise ConfigError(f"{path}: no such file; {setting} is set for it")
     found = file_sha256(path) if isinstance(path, Path) else hashlib.sha256(read_bytes(path)).hexdigest()
     if found != wanted:
         raise ConfigError(
-            f"{path}: its sha256 is {found}, prepare.trusted.sha256 says {wanted}; bring the right file, or set "
+            f"{path}: its sha256 is {found}, {setting} says {wanted}; bring the right file, or set "
             "the hash to that of the new one"
         )
 
@@ -180,11 +184,13 @@ def _check_labels(label: IntArray, raw: list[object], ids: Ids, class_names: tup
         )
 
 
-def _usable(ids: Ids, index: Index, path: Place) -> npt.NDArray[np.bool_]:
+def _usable(ids: Ids, index: Index, path: Place, ahead: list[str] | None) -> npt.NDArray[np.bool_]:
     known = np.isin(ids.astype(str), index.ids.astype(str))
     aside = np.isin(ids.astype(str), [row.id or row.path or "" for row in index.quarantined])
     unknown = np.flatnonzero(~known & ~aside)
-    if len(unknown):
+    if ahead is not None:
+        ahead += ids[unknown].tolist()
+    elif len(unknown):
         raise ContractError(
             f"{path}: row {unknown[0]}: id {ids[unknown[0]]!r} is no row of the dataset ({len(unknown)} such rows); "
             f"use the dataset's ids (such as {index.ids[0]!r}), or drop these rows"

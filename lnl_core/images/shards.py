@@ -24,7 +24,7 @@ def write_shard(path: Path, ids: Sequence[str], images: Iterable[Source], stage:
     Holds one row group. The bytes of the file depend on ids and images alone.
     """
     quarantined: list[QuarantineRow] = []
-    with atomic_path(path) as temporary, _writer(temporary) as writer:
+    with atomic_path(path) as temporary, shard_writer(temporary) as writer:
         pairs = zip(ids, images, strict=True)
         while chunk := list(itertools.islice(pairs, ROW_GROUP)):
             records = list(_check(chunk, stage, quarantined))
@@ -33,7 +33,8 @@ def write_shard(path: Path, ids: Sequence[str], images: Iterable[Source], stage:
     return quarantined
 
 
-def _writer(path: Path) -> pq.ParquetWriter:
+def shard_writer(path: Path) -> pq.ParquetWriter:
+    """A writer of tables with the columns of `IMAGES`."""
     # Encoded images do not compress further, and statistics of them would only swell the footer.
     return pq.ParquetWriter(
         path,

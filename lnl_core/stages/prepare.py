@@ -26,7 +26,9 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from lnl_core.config import Settings
 from lnl_core.contracts import (
+    FLAGS,
     NO_LABEL,
+    PROVENANCE,
     SPLITS,
     ContractError,
     Ids,
@@ -36,11 +38,14 @@ from lnl_core.contracts import (
     Truth,
     check_unique,
     parts,
+    write_flags,
     write_labels,
+    write_provenance,
     write_quarantine,
     write_truth,
 )
 from lnl_core.datasets import DATASETS
+from lnl_core.datasets.crawl_reader import CrawlReader
 from lnl_core.datasets.index import Dataset, Index
 from lnl_core.datasets.trusted_rows import (
     TrustedSettings,
@@ -50,11 +55,20 @@ from lnl_core.datasets.trusted_rows import (
     labels_from_file,
     refuse_empty_classes,
 )
-from lnl_core.files import read_json, write_json
+from lnl_core.files import atomic_folder, read_json, write_json
 from lnl_core.images.shards import Source, write_shard
 from lnl_core.progress import Advance, progress_bar
 from lnl_core.runtime import Runtime
 from lnl_core.s3 import states
+from lnl_core.stages.crawl_ingest import ingest
+from lnl_core.stages.prepare_crawl import (
+    crawl_metrics,
+    crawled,
+    damaged,
+    named_labels,
+    near_duplicates,
+    refuse_draws,
+)
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 log = logging.getLogger("lnl")
@@ -89,9 +103,11 @@ class _Rows:
 
 
 def run(settings: PrepareSettings, context: StageContext) -> Metrics:
-    """Read the dataset, write the four tables, return counts."""
+    """Read the dataset, write its tables, return counts."""
     paths, work = context.paths, context.paths.resume("prepare")
     dataset = DATASETS.get(settings.dataset).make(settings.options[settings.dataset])
+    if isinstance(dataset, CrawlReader):
+        return _run_crawl(dataset, settings, context)
     rows, quarantined = _labelled_rows(dataset, settings)
     total = len(rows.index) + len(quarantined)
     quarantined += _write_images(dataset, rows.index, settings, work)
@@ -102,22 +118,60 @@ def run(settings: PrepareSettings, context: StageContext) -> Metrics:
     write_labels(paths.source_labels, labels)
     write_truth(paths.truth, _truth(rows.index))
     write_quarantine(paths.quarantine, quarantined)
+    write_provenance(paths.provenance, PROVENANCE.empty_table())
+    write_flags(paths.flags, FLAGS.empty_table())
     _move(work / "images", paths.images)
+    with atomic_folder(paths.ingest):
+        pass  # of crawls alone
     return _metrics(labels, quarantined, _leaks(labels, digests), settings)
 
 
+def _run_crawl(crawl: CrawlReader, settings: PrepareSettings, context: StageContext) -> Metrics:
+    """The same for a crawl: only shards that no earlier run has read are read (`crawl_ingest.py`)."""
+    paths, work, before = context.paths, context.paths.resume("prepare"), context.paths.previous
+    refuse_draws(settings.trusted, settings.val_share)
+    earlier = [(paths.images, paths.ingest), (before.images, before.ingest)]
+    ingested = ingest(crawl, work, earlier, settings.rows_per_shard)
+    found, ahead = crawled(crawl, ingested), list[str]()
+    rows, missing = _labelled(found.index, settings, ahead)
+    quarantined = [*found.index.quarantined, *named_labels(missing, found)]
+    _check_share(damaged(quarantined), len(rows.index) + len(quarantined), settings)
+    labels = _labels(rows, settings, context.runtime)
+    near = near_duplicates(labels, found.provenance, crawl.config.near_duplicates)
+    labels = labels.take(np.flatnonzero(~near.aside))
+    quarantined += near.quarantined
+    write_labels(paths.source_labels, labels)
+    write_truth(paths.truth, _truth(rows.index.take(~near.aside)))
+    write_quarantine(paths.quarantine, quarantined)
+    write_provenance(paths.provenance, found.provenance)
+    write_flags(paths.flags, near.flags)
+    _move(work / "images", paths.images)
+    _move(work / "ingest", paths.ingest)
+    own = crawl_metrics(ingested, near, listed=len(crawl.shards()), ahead=len(ahead))
+    return {**_metrics(labels, quarantined, 0, settings), **own}
+
+
 def _labelled_rows(dataset: Dataset, settings: PrepareSettings) -> tuple[_Rows, list[QuarantineRow]]:
-    """The rows that have a label to go by, sorted by id. Only test and verified rows may go by their true label."""
+    """The rows that have a label to go by, sorted by id, and those that were set aside."""
     index = dataset.index()
     check_unique(index.ids, f"dataset {settings.dataset}")
     index = index.take(np.argsort(index.ids, kind="stable"))
+    rows, missing = _labelled(index, settings, None)
+    return rows, [*index.quarantined, *missing]
+
+
+def _labelled(index: Index, settings: PrepareSettings, ahead: list[str] | None) -> tuple[_Rows, list[QuarantineRow]]:
+    """The rows that have a label to go by, and the others. Only test and verified rows may go by their true label.
+
+    `ahead`: gets the trusted ids that are no row; None: they are an error.
+    """
     trusted = np.full(len(index), NO_LABEL, dtype=np.int32)
     if settings.trusted.source == "file":
-        trusted = labels_from_file(index, settings.trusted)
+        trusted = labels_from_file(index, settings.trusted, ahead)
     has = (index.observed_label != NO_LABEL) | (trusted != NO_LABEL)
     has |= (index.true_label != NO_LABEL) & (index.verified | (index.split == "test"))
     missing = [_missing_label(name) for name in index.ids[~has]]
-    return _Rows(index, trusted).take(has), [*index.quarantined, *missing]
+    return _Rows(index, trusted).take(has), missing
 
 
 def _missing_label(name: str) -> QuarantineRow:
@@ -284,6 +338,6 @@ STAGE = Stage(
     settings=section_with_methods("prepare", PrepareSettings, DATASETS),
     run=run,
     reads=(),
-    writes=("images", "source_labels", "truth", "quarantine"),
+    writes=("images", "source_labels", "truth", "quarantine", "provenance", "flags", "ingest"),
     shared=("run.seed",),
 )
