@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from lnl_core.s3.errors import NoSuchObject
 from lnl_core.s3.objects import S3Object, list_objects, look_up
@@ -30,7 +30,7 @@ def below(root: Place, name: str) -> Place:
     return locate(name) if is_s3(name) or os.path.isabs(name) else root / name
 
 
-def open_place(place: Place) -> BinaryIO:
+def open_place(place: Place) -> io.BufferedReader:
     """Open for reading, seekable."""
     return open_s3(place) if isinstance(place, S3Path) else place.open("rb")
 

@@ -13,7 +13,7 @@ from lnl_core.s3.errors import ObjectChanged
 from lnl_core.s3.objects import S3Object, look_up, read_range
 from lnl_core.s3.paths import S3Path, parse_s3
 
-CHUNK = 16 * 2**20  # bytes a request: what an outage or a kill costs at most
+CHUNK = 16 * 2**20  # bytes a request of a download: what an outage or a kill costs at most
 CHANGES = 3  # how often an object may be overwritten under a download before it gives up
 
 
@@ -45,7 +45,7 @@ def download(path: str | S3Path, target: Path) -> S3Object:
 
 
 def upload(source: Path, path: str | S3Path, *, content_type: str = "") -> None:
-    """Send a file, large ones in parts at once; readers see the old object until the new one is whole.
+    """Send a file, above 16 MB in parts at once; readers see the old object until the new one is whole.
 
     A killed upload leaves its parts on the server, invisible, until a lifecycle rule removes them (docs/s3.md).
     """
@@ -54,7 +54,10 @@ def upload(source: Path, path: str | S3Path, *, content_type: str = "") -> None:
 
     def send(s3: Any) -> None:
         with source.open("rb") as file:
-            s3.upload_fileobj(file, place.bucket, place.key, ExtraArgs=about)
+            if os.fstat(file.fileno()).st_size <= CHUNK:
+                s3.put_object(Bucket=place.bucket, Key=place.key, Body=file, **about)
+            else:
+                s3.upload_fileobj(file, place.bucket, place.key, ExtraArgs=about)
 
     persist(place, send)
 
