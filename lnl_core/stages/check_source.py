@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, SPLITS, QuarantineRow
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Dataset, Index
@@ -16,6 +17,7 @@ from lnl_core.images.decode import BrokenImage, decode_image
 from lnl_core.stages.prepare import PrepareSettings
 
 Line = tuple[str, str]
+SHOWN = 20  # names of classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,13 @@ def check_source(settings: PrepareSettings, sample: int) -> list[Line]:
         ConfigError, ContractError: as the reader does.
     """
     dataset = DATASETS.get(settings.dataset).make(settings.options[settings.dataset])
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"prepare.dataset = {settings.dataset!r}: a crawl has no index; ask `lnl crawl status`")
     index = dataset.index()
-    lines = [*_rows(index), *_set_aside("set aside by the lists", index.quarantined, len(index))]
+    lines = [*_rows(index), *_set_aside("set aside by the lists", index.quarantined)]
     if sample and len(index):
         found = _look_at(dataset, index, sample)
-        lines += _set_aside(f"set aside of {found.images:,} images looked at", found.faults, found.images)
+        lines += _set_aside(f"set aside of {found.images:,} images looked at", found.faults)
         lines += _sizes(found, len(index))
     return lines
 
@@ -66,7 +70,7 @@ def _fewest(index: Index, rows: npt.NDArray[np.bool_]) -> str:
     return f", {counts.min():,} to {counts.max():,} a class"
 
 
-def _set_aside(what: str, rows: tuple[QuarantineRow, ...], total: int) -> Iterator[Line]:
+def _set_aside(what: str, rows: tuple[QuarantineRow, ...]) -> Iterator[Line]:
     reasons = collections.Counter(row.reason for row in rows)
     counted = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items()))
     yield what, f"{len(rows):,}" + (f" ({counted})" if rows else "")
