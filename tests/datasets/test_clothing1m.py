@@ -15,6 +15,7 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow, read_labels
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Dataset, Index
+from lnl_core.s3 import exists, upload
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 
@@ -188,6 +189,27 @@ def test_missing_images_are_found_when_they_are_read(tmp_path: Path, caplog: pyt
     missing = {key: row for key, row in got.items() if isinstance(row, QuarantineRow)}
     assert set(missing) == {gone, *TRAIN}
     assert {row.reason for row in missing.values()} == {"missing-file"}
+
+
+def test_a_release_on_s3_is_read_as_one_in_a_folder(tmp_path: Path, s3: str, caplog: pytest.LogCaptureFixture) -> None:
+    release(tmp_path, lists="annotations")
+    gone = list(TEST)[-1]
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        if not file.name.startswith(Path(gone).name):
+            upload(file, f"{s3}/release/{file.relative_to(tmp_path).as_posix()}")
+    entry = DATASETS.get("clothing1m")
+    dataset = entry.make(parse(entry.config, {"path": f"{s3}/release"}, "prepare.clothing1m"))
+    index = dataset.index()
+    assert as_dict(index) == EXPECTED
+    assert not caplog.messages
+    rows = np.argsort(index.ids)
+    there, here = dataset.images(index, rows), reader(tmp_path).images(index, rows)
+    different = {key: image for key, image, same in zip(index.ids[rows], there, here, strict=True) if image != same}
+    assert list(different) == [gone]
+    assert different[gone].reason == "missing-file"
+    assert all(exists(file) for file in dataset.source_files())
+    with pytest.raises(ConfigError, match="no such folder; correct the path"):
+        entry.make(entry.config(path=f"{s3}/nothing")).index()
 
 
 def test_an_archive_that_is_unpacked_later_changes_the_source_files(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.index import Dataset, Index
+from lnl_core.s3 import upload
 
 SYNSETS = [
     "n01440764 tench, Tinca tinca",
@@ -176,6 +177,20 @@ def test_bad_lines_and_missing_images_are_set_aside(tmp_path: Path) -> None:
     got = images_of(dataset, index)
     missing = {name: row.reason for name, row in got.items() if isinstance(row, QuarantineRow)}
     assert missing == {key: "missing-file", "elsewhere/c.jpg": "missing-file"}
+
+
+def test_a_release_on_s3_with_imagenet_on_disk(tmp_path: Path, s3: str) -> None:
+    for file in sorted(path for path in release(tmp_path / "webvision").rglob("*") if path.is_file()):
+        upload(file, f"{s3}/webvision/{file.relative_to(tmp_path / 'webvision').as_posix()}")
+    root = imagenet(tmp_path / "imagenet", "synsets")
+    entry = DATASETS.get("webvision")
+    settings = {"path": f"{s3}/webvision", "classes": 2}
+    for more in ({}, {"test": "imagenet", "imagenet": str(root)}):
+        dataset = entry.make(parse(entry.config, settings | more, "prepare.webvision"))
+        local = reader(tmp_path / "webvision", **more)
+        index = dataset.index()
+        assert as_dict(index) == as_dict(local.index())
+        assert images_of(dataset, index) == images_of(local, index)
 
 
 def test_lists_of_another_release_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
