@@ -73,7 +73,7 @@ class Dvc:
 
     def _once(self, arguments: tuple[str, ...]) -> Ended:
         return run_child(
-            [sys.executable, "-m", "dvc", *arguments],
+            [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
             cwd=self.worktree,
             env=self._environment(),
             tell_line=self._tell_line,

@@ -60,7 +60,7 @@ def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: thread
         dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
         entry = _reproduce(job, dvc)
         if dvc.has_remote:
-            dvc.run("--wait-for-lock", "push", "--run-cache", job.stage)
+            dvc.run("push", "--run-cache", job.stage)
         return StageDone(
             stage=job.stage,
             lock=entry,
@@ -90,7 +90,7 @@ def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequenc
         return layout
     with attempt_at(machine, repository, commit, f"fetch-{commit}", "outputs") as worktree:
         dvc = Dvc(worktree=worktree, machine=machine, tell=lambda _: None)
-        dvc.run("--wait-for-lock", "pull" if dvc.has_remote else "checkout", *map(str, wanted))
+        dvc.run("pull" if dvc.has_remote else "checkout", *map(str, wanted))
         for out in wanted:
             _move(worktree / out, target / out.relative_to(DATA))
     return layout
@@ -121,7 +121,7 @@ def _reproduce(job: StageJob, dvc: Dvc) -> dict[str, Any]:
     if not dvc.has_remote:  # `repro --pull` wants one even where the cache has everything
         check_out_inputs(dvc, job.stage, job.lock)
     pull = ("--pull",) if dvc.has_remote else ()
-    dvc.run("--wait-for-lock", "repro", *pull, "--allow-missing", "--single-item", job.stage)
+    dvc.run("repro", *pull, "--allow-missing", "--single-item", job.stage)
     file = dvc.worktree / "dvc.lock"
     entry: dict[str, Any] = parse_lock(file.read_text(encoding="utf-8"), str(file))[job.stage]
     check_travels(job.stage, entry)

@@ -77,7 +77,7 @@ def lay_previous(dvc: Dvc, stage: str, entry: dict[str, object]) -> bool:
     if not target.exists():  # no earlier attempt has laid them
         write_lock(dvc.worktree, {stage: entry})
         try:
-            dvc.run("--wait-for-lock", "pull" if dvc.has_remote else "checkout", stage)
+            dvc.run("pull" if dvc.has_remote else "checkout", stage)
         except StageFailed as error:
             dvc.tell(LogLine(f"going on without the previous version's files of {stage}: {error}"))
             shutil.rmtree(dvc.worktree / DATA / stage, ignore_errors=True)
@@ -94,7 +94,7 @@ def check_out_inputs(dvc: Dvc, stage: str, lock: Lock) -> None:
     graph = yaml.safe_load((dvc.worktree / "dvc.yaml").read_text(encoding="utf-8"))
     deps = graph["stages"][stage].get("deps", [])
     if wanted := [dep for dep in deps if any(Path(dep).is_relative_to(path) for path in made)]:
-        dvc.run("--wait-for-lock", "checkout", *wanted)
+        dvc.run("checkout", *wanted)
 
 
 def write_lock(worktree: Path, lock: Lock) -> None:

@@ -39,6 +39,8 @@ class Attempt:
 
     @property
     def step(self) -> int:
+        if self.done.done():
+            self.done.result()
         try:
             return int((self.worktree / "data/.lnl/one/step").read_text() or 0)
         except FileNotFoundError:
@@ -146,13 +148,18 @@ def test_worktrees_that_nobody_uses_go(tiny: Tiny, tmp_path: Path) -> None:
     assert not attempt_lock(attempt.worktree).exists()
 
 
-def test_s3_is_away_for_some_seconds(tiny: Tiny, tmp_path: Path, seaweed: Seaweed, s3: str) -> None:
+def test_s3_is_away_for_some_seconds(
+    tiny: Tiny, tmp_path: Path, seaweed: Seaweed, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own patience would make this test longer
+    (tmp_path / "aws").touch()
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))  # DVC takes no device for a file
     first, second = (Machine(tmp_path / name, remote=f"{s3}/dvc") for name in ("first", "second"))
     revision = tiny.open(first, "run-1", one="steps: 20")
     job = tiny.job(revision, "run-1", "one", {})
     attempt = Attempt(job, first)
     try:
-        wait_for(lambda: attempt.step >= 1)
+        wait_for(lambda: attempt.step >= 1, seconds=60)
         seaweed.kill()
         wait_for(lambda: "dvc push again" in attempt.told.text, seconds=90)
         again = Attempt(replace(job, run="run-2"), second)  # begins while it is away
