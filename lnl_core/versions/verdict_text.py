@@ -20,7 +20,8 @@ TITLES = {
 def markdown(verdict: Verdict) -> str:
     """Why a version was promoted or not: counts, intervals, the classes that lose."""
     title = TITLES[verdict.outcome].format(version=verdict.version, against=verdict.against)
-    blocks = [f"### {title}", f"{verdict.reason[0].upper()}{verdict.reason[1:]}."]
+    reason = _cell(verdict.reason)
+    blocks = [f"### {title}", f"{reason[0].upper()}{reason[1:]}."]
     if verdict.comparisons:
         overall = [one for one in verdict.comparisons if one.group is None]
         blocks.append(_table(f"All {verdict.rows:,} held-out rows", overall))
@@ -56,7 +57,7 @@ def _classes(verdict: Verdict) -> list[str]:
     blocks = [_table("Classes that lose", losing)] if losing else []
     blocks += [_table("Classes with the largest differences downward", others)] if others else []
     if verdict.not_judged:
-        names = [f"{name} ({rows})" for name, rows in list(verdict.not_judged.items())[:SHOWN]]
+        names = [f"{_cell(name)} ({rows})" for name, rows in list(verdict.not_judged.items())[:SHOWN]]
         more = len(verdict.not_judged) - len(names)
         listed = ", ".join(names) + (f" and {more} more" if more else "")
         blocks.append(f"Not judged, with fewer than {verdict.settings.class_rows} held-out rows: {listed}.")
@@ -94,8 +95,8 @@ def _points(difference: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """A class name in a table: it may hold what markdown would take for a column."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """A class name as text: it may neither end a cell nor bring a link or HTML."""
+    return "".join(f"\\{letter}" if letter in "\\`<>[]|" else letter for letter in text.replace("\n", " "))
 
 
 def _labels(labels: Mapping[str, Any]) -> list[str]:

@@ -45,21 +45,22 @@ def mostly_right(rows: int, wrong: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Layout]:
-    """`make_run(name, labels={id: label in use}, wrong=n)`: twelve train rows, four trusted ones, 300 held-out rows."""
+    """`make_run(name, labels={id: label in use}, wrong=n)`: see `write_run`."""
+    return lambda name, **wishes: write_run(tmp_path / name, **wishes)
 
-    def make(name: str, labels: Mapping[str, str] | None = None, wrong: int = 30, rows: int = 300) -> Layout:
-        paths = Layout(tmp_path / name)
-        _write_tables(paths, labels or {}, rows)
-        label = np.arange(rows) % len(NAMES)
-        right = mostly_right(rows, wrong)
-        table = held_out_table({"probe": right, "model": right}, label)
-        if not rows:
-            table = held_out_table({}, label, missing={"held_out": "no trusted rows are held out"})
-        write_held_out(paths.held_out, table)
-        write_json(paths.metrics("purify"), {"purify": {"churn": {"flips": 3, "flip_share": 0.25, "by_class": []}}})
-        return paths
 
-    return make
+def write_run(root: Path, labels: Mapping[str, str] | None = None, wrong: int = 30, rows: int = 300) -> Layout:
+    """Twelve train rows, four trusted ones, and `rows` held-out ones, of which `wrong` get a wrong answer."""
+    paths = Layout(root)
+    _write_tables(paths, labels or {}, rows)
+    label = np.arange(rows) % len(NAMES)
+    right = mostly_right(rows, wrong)
+    table = held_out_table({"probe": right, "model": right}, label)
+    if not rows:
+        table = held_out_table({}, label, missing={"held_out": "no trusted rows are held out"})
+    write_held_out(paths.held_out, table)
+    write_json(paths.metrics("purify"), {"purify": {"churn": {"flips": 3, "flip_share": 0.25, "by_class": []}}})
+    return paths
 
 
 def _write_tables(paths: Layout, in_use: Mapping[str, str], held_out: int) -> None:

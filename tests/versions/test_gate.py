@@ -156,9 +156,9 @@ def test_the_text_is_for_people_and_the_record_for_machines() -> None:
 
 
 def test_a_class_name_cannot_break_the_table() -> None:
-    names = ("a|b", "dog", "eel")
+    names = ("a|<b>", "dog", "eel")
     verdict = judged(table(150, class_names=names), table(0, class_names=names))
-    assert "a\\|b (probe)" in markdown(verdict)
+    assert "a\\|\\<b\\> (probe)" in markdown(verdict)
 
 
 def test_a_version_that_is_as_good_is_rarely_refused() -> None:

@@ -45,7 +45,7 @@ def test_a_version_comes_back_as_it_went_in(where: str, make_run: Make) -> None:
     store = VersionStore.open(where)
     assert store.versions() == []
     assert store.last_promotion() is None
-    assert add(store, make_run("a", {"row-00": "dog"}), "run a") == 1
+    assert add(store, make_run("a", labels={"row-00": "dog"}), "run a") == 1
     (found,) = VersionStore.open(where).versions()
     assert (found.run_id, found.created, found.parent, found.tag) == ("run a", TIME, None, "version-0001")
     assert found.rows == {"train": 16, "val": 300, "test": 0, "trusted": 4, "held_out": 300}
@@ -72,7 +72,7 @@ def test_the_same_run_is_one_version(where: str, make_run: Make) -> None:
 
 def test_writers_at_once_get_different_numbers(where: str, make_run: Make) -> None:
     """Four at once, each with a store of its own, as on four machines."""
-    paths = [make_run(f"run{number}", {f"row-{number:02d}": "eel"}) for number in range(4)]
+    paths = [make_run(f"run{number}", labels={f"row-{number:02d}": "eel"}) for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         numbers = pool.map(lambda item: add(VersionStore.open(where), item[1], f"run {item[0]}"), enumerate(paths))
         assert sorted(numbers) == [1, 2, 3, 4]
@@ -98,7 +98,7 @@ def test_nothing_is_ever_overwritten_or_removed(where: str, make_run: Make) -> N
     store = VersionStore.open(where)
     before: dict[str, bytes] = {}
     for number, name in enumerate(("a", "b", "c"), start=1):
-        add(store, make_run(name, {"row-00": "dog"} if number > 1 else {}), name)
+        add(store, make_run(name, labels={"row-00": "dog"} if number > 1 else {}), name)
         promote(store, number, GateSettings(), who="x", time=TIME)
         now = files_of(where)
         assert before.items() <= now.items()
@@ -134,7 +134,7 @@ def test_a_kill_between_two_files_leaves_a_whole_store(tmp_path: Path, make_run:
     store = VersionStore.open(where)
     add(store, make_run("a"), "a")
     promote(store, 1, GateSettings(), who="x", time=TIME)
-    paths = make_run("b", {"row-03": "dog"}, wrong=20)
+    paths = make_run("b", labels={"row-03": "dog"}, wrong=20)
     process = multiprocessing.get_context("fork").Process(target=_add_and_die, args=(where, paths.root, stop_after))
     process.start()
     process.join()
