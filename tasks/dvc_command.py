@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import shutil
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
 from tasks.child_process import Ended, run_child
+from tasks.disk_space import disk_full, says_full
 from tasks.git_command import git_environment
 from tasks.job import LogLine, StageCancelled, StageFailed, Tell
 from tasks.machine import Machine, turn_lock
@@ -117,14 +117,10 @@ class Dvc:
             kind = {USAGE_ERROR: ConfigError, DATA_ERROR: ContractError}.get(int(failed["code"]))
             if kind is not None:
                 return kind(last)
-        if "No space left on device" in ended.text or "Disk quota exceeded" in ended.text:
-            return StageFailed(f"the disk is full ({self._free_space()}); free some and retry:\n{last}")
+        if says_full(ended.text):
+            return disk_full(last, self.worktree, self.machine.cache)
         how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"failed ({ended.code})"
         return StageFailed(f"dvc {' '.join(arguments)} {how}:\n{last}")
-
-    def _free_space(self) -> str:
-        folders = {self.worktree, self.machine.cache, Path(os.environ.get("TMPDIR", "/tmp"))}
-        return ", ".join(f"{mount}: {shutil.disk_usage(mount).free / 1e6:,.1f} MB free" for mount in _mounts(folders))
 
 
 def stage_log(worktree: Path) -> Path:
@@ -140,14 +136,3 @@ def progress_file(worktree: Path) -> Path:
 def remote_is_away(ended: Ended) -> bool:
     """Whether DVC, and not the stage's command, failed, and for a reason that may pass."""
     return ended.code > 0 and not _STAGE_FAILED.search(ended.text) and bool(_REMOTE_IS_AWAY.search(ended.text))
-
-
-def _mounts(folders: set[Path]) -> list[Path]:
-    """The mount points that hold `folders`."""
-    found = set()
-    for folder in folders:
-        path = folder.absolute()
-        while not path.exists() or not path.is_mount():
-            path = path.parent
-        found.add(path)
-    return sorted(found)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lnl_core.config import ConfigError
 from lnl_core.files import read_json
 from lnl_core.stages.layout import Layout
+from tasks.disk_space import told_as_failure
 from tasks.dvc_command import Dvc, progress_file, stage_log
 from tasks.dvc_lock import check_travels, parse_lock
 from tasks.job import Lock, LogLine, Progress, StageCancelled, StageDone, StageFailed, StageJob, Tell
@@ -53,22 +54,8 @@ def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: thread
         StageFailed: anything else, a full disk, a remote that stays away or a killed process among them.
         StageCancelled: `cancel` was set.
     """
-    started = time.perf_counter()
-    remove_stale(machine, job.repository, tell)
-    with attempt_at(machine, job.repository, job.revision, job.run, job.stage, cancel) as worktree:
-        tick = progress_teller(progress_file(worktree), tell)
-        dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
-        entry = _reproduce(job, dvc)
-        if dvc.has_remote:
-            dvc.run("push", "--run-cache", job.stage)
-        return StageDone(
-            stage=job.stage,
-            lock=entry,
-            metrics=_metrics(worktree, job.stage),
-            how=_how(job, worktree, entry),
-            seconds=round(time.perf_counter() - started, 3),
-            machine=machine.name,
-        )
+    with told_as_failure(machine.home):
+        return _run_stage_job(job, machine, tell, cancel)
 
 
 def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequence[str], target: Path) -> Layout:
@@ -110,6 +97,25 @@ def progress_teller(file: Path, tell: Tell) -> Callable[[], None]:
             tell(found)
 
     return tick
+
+
+def _run_stage_job(job: StageJob, machine: Machine, tell: Tell, cancel: threading.Event | None) -> StageDone:
+    started = time.perf_counter()
+    remove_stale(machine, job.repository, tell)
+    with attempt_at(machine, job.repository, job.revision, job.run, job.stage, cancel) as worktree:
+        tick = progress_teller(progress_file(worktree), tell)
+        dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
+        entry = _reproduce(job, dvc)
+        if dvc.has_remote:
+            dvc.run("push", "--run-cache", job.stage)
+        return StageDone(
+            stage=job.stage,
+            lock=entry,
+            metrics=_metrics(worktree, job.stage),
+            how=_how(job, worktree, entry),
+            seconds=round(time.perf_counter() - started, 3),
+            machine=machine.name,
+        )
 
 
 def _reproduce(job: StageJob, dvc: Dvc) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.child_process import TIED, hide_secrets
+from tasks.disk_space import disk_full, says_full
 from tasks.file_lock import locked
 from tasks.job import StageFailed
 from tasks.machine import Machine, repository_url
@@ -44,6 +45,8 @@ def git(*arguments: str, cwd: Path, text: str | bytes = b"", env: Mapping[str, s
     )
     if done.returncode:
         said = hide_secrets(done.stderr.decode(errors="replace").strip())
+        if says_full(said):
+            raise disk_full(said, cwd)
         raise StageFailed(hide_secrets(f"git {' '.join(arguments)} in {cwd} failed ({done.returncode}): {said}"))
     return done.stdout.decode().strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -183,20 +184,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("ballast", [10, 7], ids=["in the stage's write", "in the cache's copy"])
+WHERE = {"in our own write": 12, "in the stage's write": 10, "in the cache's copy": 7}  # MB that are taken
+
+
+@pytest.mark.parametrize("ballast", WHERE.values(), ids=WHERE)
 def test_disk_full(tiny: Tiny, tmp_path: Path, small_disk: Path, ballast: int) -> None:
     size = "steps: 1, bytes: 1000000"  # three parts
     roomy = Machine(tmp_path / "roomy", remote="")
     undisturbed = tiny.run(roomy, "run-0", one=size)["one"].lock
     machine = Machine(small_disk / "machine", remote="")
     job = tiny.job(tiny.open(machine, "run-1", one=size), "run-1", "one", {})
-    (small_disk / "ballast").write_bytes(b"x" * ballast * 1_000_000)
+    fill(small_disk, ballast)
     with pytest.raises(StageFailed, match=rf"disk is full \(.*{small_disk}: [\d.]+ MB free"):
         run_stage_job(job, machine, tell=Told())
     assert all(file.stat().st_size >= 1_000_000 for file in (machine.cache / "files").rglob("*") if _is_part(file))
     (small_disk / "ballast").unlink()
     assert run_stage_job(job, machine, tell=Told()).lock == undisturbed
     assert list(machine.cache.rglob("*.tmp")) == []
+
+
+def fill(disk: Path, megabytes: int) -> None:
+    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        for _ in range(megabytes * 100):
+            file.write(b"x" * 10_000)
+        while megabytes >= 12:  # to the last byte
+            file.write(b"x")
 
 
 def _is_part(file: Path) -> bool:
