@@ -16,9 +16,11 @@ FIGURE = re.compile(r'<figure class="chart">(.*?)</figure>', re.DOTALL)
 CAPTION = re.compile(r"<figcaption>(.*?)</figcaption>", re.DOTALL)
 DRAWING = re.compile(r'<svg viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>(.*?)</svg>', re.DOTALL)
 LEGEND = re.compile(r'<span><i class="([\w -]*)"></i>(.*?)</span>', re.DOTALL)
+TOOLTIP = re.compile(r"<title>.*?</title>", re.DOTALL)  # an image shows none
 LABEL = re.compile(r'<svg[^>]*aria-label="([^"]*)"')
 FIRST_RULE, LAST_RULE = ".tick {", ".heap {"  # the part of the style sheet that drawings use
 MARGIN = 12.0  # px
+BRIEF_WORDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +56,18 @@ def _plot(figure: str) -> Plot | None:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {tall:g}" width="{width:g}" height="{tall:g}">'
         f"<style>{_style()}</style>"
         f'<rect class="paper" width="100%" height="100%"/><g transform="translate({MARGIN:g},{MARGIN:g})">'
-        f"{drawing[3].strip()}</g>{rows}</svg>"
+        f"{TOOLTIP.sub('', drawing[3]).strip()}</g>{rows}</svg>"
     )
     return Plot(title=_title(figure), svg=svg)
 
 
 def _title(figure: str) -> str:
-    found = CAPTION.search(figure) or LABEL.search(figure)
-    return html.unescape(found[1]).strip() if found else "Chart"
+    """The caption; where it counts on what stands around it in the report ("True"), the drawing's own description."""
+    caption, label = (
+        html.unescape(found[1]).strip() if (found := part.search(figure)) else "" for part in (CAPTION, LABEL)
+    )
+    brief = len(caption.split()) <= BRIEF_WORDS and " against " not in label
+    return label if label and (brief or not caption) else caption or "Chart"
 
 
 def _style() -> str:

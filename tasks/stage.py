@@ -9,6 +9,7 @@ from typing import Any
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
@@ -41,7 +42,9 @@ async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]
 async def stage_task(job: StageJob, place: str, gpu: bool) -> StageDone:
     """Run a stage through git and DVC, in this process or by a worker of the pool `place`."""
     done = await (run_here(job, gpu=gpu) if place == INLINE else call_stage(job, place, gpu=gpu))
-    await show_metrics(done.stage, done.metrics, f"{done.how} on {done.machine} in {done.seconds:.1f} s")
+    how = f"{done.how} on {done.machine} in {done.seconds:.1f} s"
+    get_run_logger().info("stage %s: %s", done.stage, how)
+    await show_metrics(done.stage, done.metrics, how)
     return done
 
 

@@ -9,7 +9,7 @@ from tasks.report_plots import report_plots
 
 FIGURE = """
 <figure class="chart">
-  <figcaption>Wrong &amp; found</figcaption>
+  <figcaption>Which are wrong &amp; found</figcaption>
   <svg viewBox="0 0 100.5 60" role="img" aria-label="not the title">
     <path class="line s-after" d="M0,0 L9,9"><title>a &lt; b</title></path>
   </svg>
@@ -20,7 +20,7 @@ FIGURE = """
 
 def test_a_chart_is_a_whole_svg_document() -> None:
     [plot] = report_plots(f"<html>{FIGURE}<figure>no chart</figure></html>")
-    assert plot.title == "Wrong & found"
+    assert plot.title == "Which are wrong & found"
     document = ElementTree.fromstring(plot.svg)
     assert document.tag == "{http://www.w3.org/2000/svg}svg"
     assert float(document.attrib["width"]) > 100.5
@@ -33,3 +33,10 @@ def test_colours_come_with_it() -> None:
     assert ".line.s-after { stroke: var(--good); }" in plot.svg
     assert "--good: #" in plot.svg
     assert base64.b64decode(plot.data_uri.partition(",")[2]).decode() == plot.svg
+
+
+def test_a_brief_caption_gives_way_to_the_description() -> None:
+    [plot] = report_plots(
+        FIGURE.replace("Which are wrong &amp; found", "True").replace("not the title", "Matrix, true")
+    )
+    assert plot.title == "Matrix, true"
