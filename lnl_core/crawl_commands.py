@@ -59,3 +59,35 @@ def status(path: Crawl, listing: ListingFile = DEFAULT, min_age: MinAge = 60.0) 
     lines += [f"changed  {shard.name}" for shard in state.changed]
     lines += [f"gone     {name}" for name in state.vanished]
     typer.echo("\n".join([*lines, f"{len(listed.shards)} shards listed, {listed.sha256}"]))
+
+
+@app.command("import")
+def import_(
+    out: Annotated[Path, typer.Option(help="Folder to write: shards/, trusted.csv, test.csv, crawl.yaml.")],
+    preset: Annotated[str, typer.Option(help="A preset of the dataset, overlays after a +.")] = "",
+    params: Annotated[Path | None, typer.Option(help="A params file instead of a preset.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("-S", "--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")
+    ] = None,
+    rows_a_shard: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = 50_000,
+) -> None:
+    """Begin a crawl with a dataset: its images as shards, its verified labels as files beside them.
+
+    [dim]lnl crawl import --preset clothing1m --out data/clothing1m-crawl[/dim]
+    """
+    from lnl_core.config import ConfigError, load_params, load_preset
+    from lnl_core.stages.crawl_import import import_crawl, write_params
+    from lnl_core.stages.prepare import PrepareSettings
+    from lnl_core.stages.stage import stage_named
+
+    if bool(preset) == bool(params):
+        raise ConfigError("give either --preset NAME or --params FILE")
+    settings = load_params(params, override or []) if params else load_preset(preset, override or [])
+    prepare = stage_named("prepare").settings(settings.get("prepare"))
+    assert isinstance(prepare, PrepareSettings)
+    done = import_crawl(prepare, out, rows_a_shard)
+    write_params(out / "crawl.yaml", settings, out, done)
+    left = ", ".join(f"{reason} {count:,}" for reason, count in done.left_out.items()) or "none"
+    typer.echo(f"{done.rows:,} rows in {done.shards} shards, {done.trusted:,} trusted, {done.test:,} test")
+    typer.echo(f"left out: {left}")
+    typer.echo(f"next: lnl reclean --params {out / 'crawl.yaml'} --root run")
