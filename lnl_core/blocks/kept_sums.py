@@ -13,7 +13,7 @@ format, the rows and the chain of keys; 8 d (d + K) bytes and 68 a part. Without
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Part:
 
     key: str  # of all that decides its moments
     moments: Callable[[], Moments]  # computed when asked
+    name: str = ""  # what it is called in messages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,33 @@ def nothing_kept(width: int = 0, classes: int = 0) -> KeptSums:
     return KeptSums(keys=(), moments=no_rows(width, classes))
 
 
-def extended(kept: KeptSums | None, chain: Sequence[Part], width: int, classes: int) -> tuple[KeptSums, int]:
+def moments_of(part: Part) -> Moments:
+    """Those of one part, computed."""
+    return part.moments()
+
+
+def in_turn(chain: Sequence[Part]) -> Iterable[Moments]:
+    """The moments of each part, one after the other."""
+    return map(moments_of, chain)
+
+
+def extended(
+    kept: KeptSums | None,
+    chain: Sequence[Part],
+    width: int,
+    classes: int,
+    moments_in_order: Callable[[Sequence[Part]], Iterable[Moments]] = in_turn,
+) -> tuple[KeptSums, int]:
     """The sums over all parts of `chain`, and how many of them came from `kept`.
 
     Args:
         kept: sums of an earlier version; None where there are none.
+        moments_in_order: computes those of some parts wherever it likes; they are added up here, in order.
     """
     start = kept if kept is not None and kept.keys and kept.begins(chain) else nothing_kept(width, classes)
     moments = start.moments
-    for part in chain[len(start.keys) :]:
-        moments = moments.plus(part.moments())
+    for found in moments_in_order(chain[len(start.keys) :]):
+        moments = moments.plus(found)
     return KeptSums(keys=tuple(part.key for part in chain), moments=moments), len(start.keys)
 
 

@@ -73,6 +73,15 @@ class FeatureCache:
         """The encoder's; empty for a file that does not say."""
         return self._footer.fingerprint
 
+    @property
+    def shards(self) -> list[tuple[Path, int, int]]:
+        """(file, its first row, the row after its last) in order; a file without rows is left out."""
+        found: dict[Path, tuple[Path, int, int]] = {}
+        for group in self._groups:
+            first = found[group.path][1] if group.path in found else group.start
+            found[group.path] = (group.path, first, group.stop)
+        return list(found.values())
+
     @cached_property
     def ids(self) -> Ids:
         """All ids, in the order of the rows."""
@@ -195,6 +204,17 @@ class FeatureSelection:
     def shape(self) -> tuple[int, int]:
         """(rows, width)."""
         return (len(self.rows), self.cache.shape[1])
+
+    def parts(self) -> list[tuple[slice, FeatureSelection]]:
+        """The selection's rows of each shard, to be read alone; shards without any are left out."""
+        found, start = [], 0
+        for path, first, last in self.cache.shards:
+            stop = start + int(np.searchsorted(self.rows[start:], last))
+            if stop > start:
+                part = FeatureSelection(cache=FeatureCache(path.absolute()), rows=self.rows[start:stop] - first)
+                found.append((slice(start, stop), part))
+            start = stop
+        return found
 
     def batches(self) -> Iterator[tuple[slice, FloatArray]]:
         """Contiguous ranges of the selection with their features [b, width] in float32."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError, FloatArray, Ids, IntArray, check_range, check_unique
-from lnl_core.purify.task import FeatureRows, PurifyTask
+from lnl_core.purify.task import FeatureRows, Place, PurifyTask, parts_of
 
 
 class CheckedFeatures:
@@ -29,6 +29,10 @@ class CheckedFeatures:
     def shape(self) -> tuple[int, int]:
         """(rows, width)."""
         return self._rows.shape
+
+    def parts(self) -> list[Place]:
+        """Those of the features beneath, unchecked: a cache refuses what is not finite itself."""
+        return parts_of(self._rows)
 
     def batches(self) -> Iterator[tuple[slice, FloatArray]]:
         """As the features beneath.

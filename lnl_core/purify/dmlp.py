@@ -33,7 +33,8 @@ three times (moments, sample, labels), once less without EAC, and once less wher
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import functools
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,13 @@ from lnl_core.blocks.moments import check_finite
 from lnl_core.blocks.softmax_link import log_loss
 from lnl_core.blocks.transition import estimate_transition
 from lnl_core.config import ConfigError
-from lnl_core.contracts import NO_LABEL, FloatArray
+from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.dmlp_config import DMLPConfig
-from lnl_core.purify.eac import Correction, Voices, with_eac
+from lnl_core.purify.eac import Correction, OfRows, Voices, with_eac
 from lnl_core.purify.ipc import Choice, IPCPath, dealings_of, search, searched, training_rows
 from lnl_core.purify.published_dmlp import published_dmlp
-from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.purify.task import FeatureRows, Purification, PurifyTask, parts_of
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -99,11 +100,41 @@ def dmlp(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -
 
 
 def _predict(voices: Voices, task: PurifyTask) -> FloatArray:
-    """p(y | x) [n, K], streamed."""
+    """p(y | x) [n, K], streamed, part by part where the task's execution sees fit."""
+    parts = [
+        _PartOfRows(place=place, features=features, observed=task.observed[place], known=voices.of_rows(place))
+        for place, features in parts_of(task.noisy)
+    ]
+    if len(parts) == 1:
+        return _predict_part(voices, parts[0])
+    predict = functools.partial(_predict_part, voices.knowing(voices.of_rows(slice(0, 0))))
     probabilities = np.empty((task.noisy.shape[0], task.classes), dtype=np.float32)
-    for rows, features in task.noisy.batches():
-        probabilities[rows] = voices(features, task.observed[rows], rows)
+    for part, found in zip(parts, task.execution.map(predict, parts, name=_name_of), strict=True):
+        probabilities[part.place] = found
     return probabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PartOfRows:
+    """Some of the noisy rows and all that their prediction needs beside the voices."""
+
+    place: slice  # among all noisy rows
+    features: FeatureRows  # [b, d]
+    observed: IntArray  # [b]
+    known: OfRows
+
+
+def _name_of(part: _PartOfRows) -> str:
+    return f"noisy rows {part.place.start} to {part.place.stop - 1}"
+
+
+def _predict_part(voices: Voices, part: _PartOfRows) -> FloatArray:
+    """p(y | x) [b, K]."""
+    voices = voices.knowing(part.known)
+    found = np.empty((len(part.observed), len(voices.pool.bias)), dtype=np.float32)
+    for rows, features in part.features.batches():
+        found[rows] = voices(features, part.observed[rows], rows)
+    return found
 
 
 def _evidence(held_out: FloatArray, transitions: Array, fold: Rows, task: PurifyTask) -> tuple[Evidence, FloatArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,16 @@ class Voices:
     leverage: Leverage
     known_leverage: Array | None = None  # [n] where the sample held every row
 
+    def of_rows(self, rows: slice) -> OfRows:
+        """What stands here of these rows."""
+        votes = None if self.votes is None else self.votes[rows]
+        known = None if self.known_leverage is None else self.known_leverage[rows]
+        return OfRows(split=self.split[rows], votes=votes, known_leverage=known)
+
+    def knowing(self, rows: OfRows) -> Voices:
+        """The same voices for these rows alone, which they count from 0."""
+        return replace(self, split=rows.split, votes=rows.votes, known_leverage=rows.known_leverage)
+
     def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
         """[b, K] probabilities of the noisy rows `rows`."""
         weight = self.leverage(features) if self.known_leverage is None else self.known_leverage[rows]
@@ -64,6 +74,15 @@ class Voices:
             picked = self.split[rows] == number
             found[picked] = model(features[picked])
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRows:
+    """What the voices know of some noisy rows by their place, and of no others."""
+
+    split: npt.NDArray[np.int8]
+    votes: FloatArray | None
+    known_leverage: Array | None
 
 
 @dataclass(frozen=True, kw_only=True)

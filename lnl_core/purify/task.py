@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import FloatArray, IntArray
+from lnl_core.execution.shards import IN_PROCESS, Execution
 from lnl_core.runtime import Runtime
 
 
@@ -29,6 +30,23 @@ class FeatureRows(Protocol):
     def batches(self) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
         """Contiguous row ranges in order with their features [b, d] in float32."""
         ...
+
+
+Place = tuple[slice, FeatureRows]  # some of the rows, and where they stand among all
+
+
+@runtime_checkable
+class PartedRows(FeatureRows, Protocol):
+    """Rows in parts that can be read apart from each other, in other processes too."""
+
+    def parts(self) -> list[Place]:
+        """The parts in order; batches of a part are those that the whole gives of it."""
+        ...
+
+
+def parts_of(rows: FeatureRows) -> list[Place]:
+    """The parts of the rows; where they have none, all of them are one."""
+    return rows.parts() if isinstance(rows, PartedRows) else [(slice(0, rows.shape[0]), rows)]
 
 
 Start = Literal["simclr", "scratch"]
@@ -61,6 +79,7 @@ class PurifyTask:
     trusted_second_view: FloatArray | None = None  # [m, d2]
     images: Callable[[], TaskImages] | None = None  # loads them when a method asks; None: there are features alone
     sums: Callable[[], Moments] | None = None  # over the noisy rows by observed label, of a caller who keeps them
+    execution: Execution = IN_PROCESS  # where work on the parts of the noisy rows is done
 
     def moments(self) -> Moments:
         """Sums over the noisy rows by observed label: the caller's, or one pass over the features."""

@@ -19,6 +19,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from lnl_core.config import Settings
 from lnl_core.contracts import PROVENANCE, Labels, Purified, read_labels, read_table, string_ids, write_purified
+from lnl_core.execution.shards import execution
 from lnl_core.features.cache import FeatureCache
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.answer import purify
@@ -62,25 +63,25 @@ def run(settings: PurifySettings, context: StageContext) -> Metrics:
     labels = read_labels(paths.labels)
     found = LabelledRows.of(FeatureCache(paths.features), labels)
     (noisy, features), (trusted, _) = found.where(trusted=False), found.where(trusted=True)
-    sums = NoisyRowSums(found, paths.previous.kept_sums)
     task = dataclasses.replace(
         purify_task(features, noisy, found.cache.tensor(trusted.ids), trusted),
-        sums=lambda: sums.moments,
         images=task_images(context, noisy, trusted),
     )
     before = previous_version(paths.previous.purified, settings.update)
     past = _past(before, noisy, settings.update)
     config = settings.options[settings.method]
-    purified, metrics = purify(
-        settings.method,
-        config,
-        task,
-        noisy.ids,
-        labels.class_names,
-        context.runtime.seed,
-        routes=settings.routes,
-        past=past,
-    )
+    with execution(context.shared.run) as where:
+        sums = NoisyRowSums(found, paths.previous.kept_sums, where)
+        purified, metrics = purify(
+            settings.method,
+            config,
+            dataclasses.replace(task, sums=lambda: sums.moments, execution=where),
+            noisy.ids,
+            labels.class_names,
+            context.runtime.seed,
+            routes=settings.routes,
+            past=past,
+        )
     write_purified(paths.purified, purified)
     sums.write(paths.kept_sums)
     changes = _churn(purified, before, past, labels, context)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from lnl_core.blocks.kept_sums import Part, extended, nothing_kept, read_sums, write_sums
+from lnl_core.blocks.kept_sums import Part, extended, moments_of, nothing_kept, read_sums, write_sums
 from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import NO_LABEL, ContractError, IntArray, Labels, metadata_of, parts, positions
+from lnl_core.execution.shards import IN_PROCESS, Execution
 from lnl_core.features.cache import FeatureCache, FeatureSelection
 from lnl_core.files import file_sha256
 
@@ -58,9 +60,9 @@ class LabelledRows:
 class NoisyRowSums:
     """Sums over the noisy train rows, made when a purifier first asks for them."""
 
-    def __init__(self, found: LabelledRows, previous: Path) -> None:
-        """`previous`: the file of the last version's sums; it need not exist."""
-        self._found, self._previous = found, previous
+    def __init__(self, found: LabelledRows, previous: Path, where: Execution = IN_PROCESS) -> None:
+        """`previous`: the file of the last version's sums; it need not exist. `where` parts are summed."""
+        self._found, self._previous, self._where = found, previous, where
         self._kept = nothing_kept()
         self.parts_kept = 0
 
@@ -78,7 +80,13 @@ class NoisyRowSums:
         """
         cache, classes = self._found.cache, len(self._found.labels.class_names)
         before = read_sums(self._previous)
-        self._kept, self.parts_kept = extended(before, _chain(self._found), cache.shape[1], classes)
+        self._kept, self.parts_kept = extended(
+            before,
+            _chain(self._found),
+            cache.shape[1],
+            classes,
+            functools.partial(self._where.map, moments_of, name=operator.attrgetter("name")),
+        )
         found = self._kept.moments.minus(_trusted_rows(self._found))
         _refuse_constant(found, cache.path)
         return found
@@ -107,7 +115,8 @@ def _part(path: Path, observed: IntArray, class_names: tuple[str, ...]) -> Part:
     labels = hashlib.sha256(np.ascontiguousarray(observed, dtype="<i4").tobytes()).hexdigest()
     what = [about.get("fingerprint", ""), about.get("dtype", ""), source, labels, list(class_names)]
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-    return Part(key=key, moments=functools.partial(_moments, path, observed, len(class_names)))
+    moments = functools.partial(_moments, path.absolute(), observed, len(class_names))
+    return Part(key=key, moments=moments, name=path.name)
 
 
 def _moments(path: Path, observed: IntArray, classes: int) -> Moments:
