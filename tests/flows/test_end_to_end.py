@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from dev.checkout import copy_of_checkout, git
 from dev.prefect_server import PrefectServer
 from dev.seaweed import Seaweed
 from lnl_core.stages.stage import STAGE_NAMES
@@ -129,25 +129,6 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             yield Platform(server=server, seaweed=seaweed, bucket=bucket, origin=origin, s3=seaweed.environment)
 
 
-def copy_of_checkout(folder: Path) -> Path:
-    """The tracked files as they are now, in a git repository of their own."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (REPOSITORY / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "checkout")
-    return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def pools_run(platform: Platform) -> str:
     """The id of a finished run by the deployment `pools`."""
@@ -177,7 +158,7 @@ def test_the_run_shows_what_it_did(platform: Platform, pools_run: str) -> None:
 def test_the_version_is_a_commit(platform: Platform, pools_run: str) -> None:
     lock = yaml.safe_load(git(platform.origin, "show", f"runs/{pools_run}:dvc.lock"))
     assert set(lock["stages"]) == set(STAGE_NAMES)
-    commit = git(platform.origin, "rev-parse", f"runs/{pools_run}").strip()
+    commit = git(platform.origin, "rev-parse", f"runs/{pools_run}")
     assert commit in platform.artifact(pools_run, "version")
 
 
