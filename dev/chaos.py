@@ -15,6 +15,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,10 @@ from tasks.base_commit import read_base
 from tasks.executor import Lock, Machine, StageJob, open_run, run_stage_job
 
 CHECKOUT = Path(__file__).parents[1]
-# Long enough to be hit: pretrain and train take half a minute each on an idle core, the others some seconds.
+PRETRAIN_EPOCHS, TRAIN_EPOCHS = 60, 16  # half a minute each on an idle core: long enough to be hit
 OVERRIDES = [
     "run.threads=1",
     "run.device=cpu",
-    "train.divide_mix.epochs=16",
     "purify.dmlp.folds=2",
     "purify.dmlp.ridge=[0.01, 1.0]",
     "purify.dmlp.max_steps=16",
@@ -46,7 +46,7 @@ OVERRIDES = [
 KINDS = {"stage": 10, "dvc": 6, "flow run": 5, "worker": 3}  # how often each is killed
 OUTAGES = 3
 OUTAGE_SECONDS = (15.0, 45.0)
-PAUSE_SECONDS = (0.5, 9.0)  # between the moment that a victim exists and its end
+PAUSE_SECONDS = (0.3, 6.0)  # between the moment that a victim exists and its end
 MOST_HITS = 4  # kills of one stage, fewer than the retries of its task: what is tested is that retries suffice
 WORKER_RETURNS = 5.0  # seconds until the supervisor starts it again
 RUN_SECONDS = 3000.0
@@ -152,7 +152,7 @@ class Monkey:
 
     def _victims(self, kind: str) -> list[psutil.Process] | list[Worker]:
         stage = current_stage(self.homes)
-        if stage is not None and self.hits(stage) >= MOST_HITS:
+        if stage is None or self.hits(stage) >= MOST_HITS:
             return []
         if kind == "worker":
             return [worker for worker in self.server.workers if worker.process.poll() is None]
@@ -169,7 +169,7 @@ def _is_kind(process: psutil.Process, kind: str) -> bool:
         return command[-2:-1] == ["stage"] and command[-3:-2] != [] and command[-3].endswith("lnl")
     if kind == "dvc":
         return command[1:3] == ["-m", "dvc"]
-    return "prefect.flow_engine" in " ".join(command) or command[2:4] == ["flow-run", "execute"]
+    return command[1:3] == ["-m", "prefect.engine"]
 
 
 def current_stage(homes: Mapping[str, Path]) -> str | None:
@@ -201,10 +201,10 @@ class Outcome:
     executions: list[tuple[float, str]]  # when each stage's command really started
 
 
-def undisturbed(origin: Path, folder: Path, overrides: list[str]) -> Lock:
+def undisturbed(origin: Path, folder: Path, settings: list[str]) -> Lock:
     """The same run without Prefect, S3 and the monkey, on a machine of its own."""
     machine = Machine(folder, remote="")
-    base = read_base(str(origin), "main", "params.yaml", overrides, machine=machine)
+    base = read_base(str(origin), "main", "params.yaml", settings, machine=machine)
     params = yaml.safe_dump(base.params, sort_keys=False)
     commit = open_run(str(origin), base.commit, "undisturbed", params=params, files={}, machine=machine)
     lock: Lock = {}
@@ -215,12 +215,12 @@ def undisturbed(origin: Path, folder: Path, overrides: list[str]) -> Lock:
     return lock
 
 
-def schedule_run(server: PrefectServer, overrides: list[str]) -> str:
+def schedule_run(server: PrefectServer, settings: list[str]) -> str:
     """Give the deployment `scheduled` a schedule that is due in a moment; the id of the run that it makes."""
     [found] = server.post("deployments/filter", {"deployments": {"name": {"any_": ["scheduled"]}}})
     due = datetime.now(UTC) + timedelta(seconds=15)
     schedule = {"interval": timedelta(days=300).total_seconds(), "anchor_date": due.isoformat(), "timezone": "UTC"}
-    parameters = {**found["parameters"], "overrides": overrides}
+    parameters = {**found["parameters"], "overrides": settings}
     server.post(
         f"deployments/{found['id']}/schedules", [{"schedule": schedule, "active": True, "parameters": parameters}]
     )
@@ -258,11 +258,19 @@ def platform(folder: Path, origin: Path, homes: Mapping[str, Path]) -> Iterator[
             yield server, seaweed
 
 
-def disturbed(folder: Path, origin: Path, seed: int) -> tuple[Outcome, list[Check]]:
+def overrides(work: float) -> list[str]:
+    """Settings of the run; `work` scales its length."""
+    epochs = {"pretrain.simclr": PRETRAIN_EPOCHS, "train.divide_mix": TRAIN_EPOCHS}
+    lengths = {method: max(2, round(work * times)) for method, times in epochs.items()}
+    warmup = [f"{method}.warmup_epochs={max(1, times // 4)}" for method, times in lengths.items()]
+    return [*OVERRIDES, *(f"{method}.epochs={times}" for method, times in lengths.items()), *warmup]
+
+
+def disturbed(folder: Path, origin: Path, seed: int, settings: list[str]) -> tuple[Outcome, list[Check]]:
     """The scheduled run with the monkey, and what the checks say while the servers still run."""
     homes = {pool: folder / f"home-{pool}" for pool in ("cpu", "gpu")}
     with platform(folder, origin, homes) as (server, seaweed):
-        run = schedule_run(server, OVERRIDES)
+        run = schedule_run(server, settings)
         monkey = Monkey(random.Random(seed), server, seaweed, homes)
         state = _until_final(server, run, monkey)
         seconds = time.monotonic() - monkey.started
@@ -290,7 +298,7 @@ def _until_final(server: PrefectServer, run: str, monkey: Monkey) -> str:
         if time.monotonic() - asked > 2:
             asked = time.monotonic()
             state = _state(server, run)
-        time.sleep(0.2)
+        time.sleep(0.3)
     return state
 
 
@@ -344,9 +352,11 @@ def main() -> None:
     """Run it and print what happened."""
     parser = argparse.ArgumentParser(description="Kills processes and takes S3 away during a scheduled run.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=float, default=1.0, help="scales the epochs; less on a machine that is slow")
     parser.add_argument("--folder", type=Path, help="where everything lies, kept afterwards; else a temporary one")
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended from outside, it still stops what it has started
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in [name for name in os.environ if name.startswith(("AWS_", "LNL_", "PREFECT_"))]:
         del os.environ[name]
@@ -356,10 +366,11 @@ def main() -> None:
         origin = folder / "origin.git"
         _git("clone", "--quiet", "--bare", str(CHECKOUT), str(origin))
         started = time.monotonic()
-        yardstick = undisturbed(origin, folder / "home-undisturbed", OVERRIDES)
+        settings = overrides(given.work)
+        yardstick = undisturbed(origin, folder / "home-undisturbed", settings)
         (folder / "undisturbed.yaml").write_text(yaml.safe_dump(yardstick), encoding="utf-8")
         print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
-        outcome, checks = disturbed(folder, origin, given.seed)
+        outcome, checks = disturbed(folder, origin, given.seed, settings)
         text = report(given.seed, outcome, checks)
     print(text)
     if given.write:

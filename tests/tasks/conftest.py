@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,20 +106,25 @@ def git(*arguments: str, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
+def make_tiny(path: Path) -> Tiny:
     """A git and DVC repository without a remote."""
-    path = tmp_path / "tiny"
     (path / "data").mkdir(parents=True)
+    (path / ".dvc").mkdir()
+    (path / ".dvc" / "config").touch()
     (path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
     (path / "stage.py").write_text(STAGE, encoding="utf-8")
     (path / "params.yaml").write_text("one: {steps: 1}\ntwo: {steps: 1}\n", encoding="utf-8")
     (path / "data" / ".gitignore").write_text("*\n!.gitignore\n", encoding="utf-8")
     git("init", "--quiet", cwd=path)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=path, check=True)
     git("add", "--all", cwd=path)
     git("commit", "--quiet", "--message", "two stages", cwd=path)
     return Tiny(path)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    """A repository of the test's own."""
+    return make_tiny(tmp_path / "tiny")
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from tasks.dvc_command import stage_log
 from tasks.executor import Machine, StageCancelled, StageDone, StageFailed, StageJob, run_stage_job
 from tasks.machine import attempt_lock
 from tasks.worktree import remove_stale
-from tests.tasks.conftest import Tiny, Told, processes_in, wait_for
+from tests.tasks.conftest import Tiny, Told, make_tiny, processes_in, wait_for
 
-LONG = "steps: 40"  # 4 s
+LONG = "steps: 30"  # 3 s
+BIG = "steps: 1, bytes: 1000000"  # three parts of a megabyte
 
 
 class Attempt:
@@ -75,10 +76,20 @@ def job(tiny: Tiny, machine: Machine) -> StageJob:
     return tiny.job(tiny.open(machine, "run-1", one=LONG), "run-1", "one", {})
 
 
-@pytest.fixture
-def undisturbed(tiny: Tiny, tmp_path: Path) -> dict[str, object]:
-    machine = Machine(tmp_path / "undisturbed", remote="")
-    return run_stage_job(tiny.job(tiny.open(machine, "run-0", one=LONG), "run-0", "one", {}), machine, tell=Told()).lock
+def lock_of_one(folder: Path, params: str) -> dict[str, object]:
+    """What an undisturbed run of stage one has in dvc.lock."""
+    tiny, machine = make_tiny(folder / "tiny"), Machine(folder / "machine", remote="")
+    return run_stage_job(tiny.job(tiny.open(machine, "run", one=params), "run", "one", {}), machine, tell=Told()).lock
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return lock_of_one(tmp_path_factory.mktemp("undisturbed"), LONG)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_big(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return lock_of_one(tmp_path_factory.mktemp("undisturbed"), BIG)
 
 
 @pytest.mark.parametrize("whom", ["stage", "dvc"])
@@ -188,18 +199,15 @@ WHERE = {"in our own write": 12, "in the stage's write": 10, "in the cache's cop
 
 
 @pytest.mark.parametrize("ballast", WHERE.values(), ids=WHERE)
-def test_disk_full(tiny: Tiny, tmp_path: Path, small_disk: Path, ballast: int) -> None:
-    size = "steps: 1, bytes: 1000000"  # three parts
-    roomy = Machine(tmp_path / "roomy", remote="")
-    undisturbed = tiny.run(roomy, "run-0", one=size)["one"].lock
+def test_disk_full(tiny: Tiny, small_disk: Path, undisturbed_big: dict[str, object], ballast: int) -> None:
     machine = Machine(small_disk / "machine", remote="")
-    job = tiny.job(tiny.open(machine, "run-1", one=size), "run-1", "one", {})
+    job = tiny.job(tiny.open(machine, "run-1", one=BIG), "run-1", "one", {})
     fill(small_disk, ballast)
     with pytest.raises(StageFailed, match=rf"disk is full \(.*{small_disk}: [\d.]+ MB free"):
         run_stage_job(job, machine, tell=Told())
     assert all(file.stat().st_size >= 1_000_000 for file in (machine.cache / "files").rglob("*") if _is_part(file))
     (small_disk / "ballast").unlink()
-    assert run_stage_job(job, machine, tell=Told()).lock == undisturbed
+    assert run_stage_job(job, machine, tell=Told()).lock == undisturbed_big
     assert list(machine.cache.rglob("*.tmp")) == []
 
 
