@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps s3 bench-digits bench-dmlp bench-emlc bench-purify bench-train clean
+.PHONY: help install demo test lint dev lock dvc-deps s3 chaos bench-digits bench-dmlp bench-emlc bench-purify bench-train clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -57,6 +57,10 @@ lock: ## resolve pyproject.toml again and write both lock files
 
 s3: dev ## a local S3 server on loopback with a bucket, until Ctrl-C; prints how to use it
 	@$(BIN)/python -m dev.seaweed --folder .s3 --bucket lnl
+
+# Twenty minutes on two idle cores; SEED=2 is another one, WORK=0.25 shorter stages for a slow machine.
+chaos: dev ## kill processes and take S3 away during a scheduled run; it must end with the same bytes
+	@$(BIN)/python -m dev.chaos --seed $(or $(SEED),1) --work $(or $(WORK),1)
 
 clean: ## remove .venv and the caches; data/ stays
 	rm -rf .venv .lock-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache lnl_pipeline.egg-info
