@@ -10,13 +10,16 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from tasks.base_commit import BaseCommit, uncommitted
-from tasks.job import Lock, StageDone, StageJob
+from tasks.job import Lock, StageDone, StageFailed, StageJob
 from tasks.machine import Machine
 from tasks.placement import Placement, place, wanted_pool
 from tasks.run_branch import close_run, open_run
 from tasks.stage import stage_task
+
+MOST_STARTS = 20  # of a run's process: an automation starts a crashed one again, and must not do so for ever
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,10 @@ async def drive_stages(run: OpenRun) -> dict[str, StageDone]:
 
     Raises:
         ConfigError, ContractError: of a stage, at its first attempt.
-        StageFailed: a stage failed as often as its task is retried.
+        StageFailed: a stage failed as often as its task is retried, or the run's own process crashed MOST_STARTS times.
     """
+    if (flow_run.run_count or 0) > MOST_STARTS:
+        raise StageFailed(f"run {run.run} was started {MOST_STARTS} times; what kills its process? (memory, disk)")
     done: dict[str, StageDone] = {}
     for stage, where in run.places.items():
         done[stage] = await stage_task(run.job(stage, done), where, stage in run.gpu)
