@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -244,10 +245,10 @@ class Postgres:
     """A PostgreSQL on a free port of loopback, without a password: for a machine that nobody else uses."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self._port = _free_port()
-        # PostgreSQL refuses to run as root; Debian's package brings the user `postgres`
+        # PostgreSQL refuses to run as root. Debian's package brings the user `postgres`, who may not see root's folders.
         self._user = "postgres" if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="lnl-postgres-")) if self._user else folder
 
     @property
     def url(self) -> str:
@@ -267,6 +268,8 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", ".", "-w", "-m", "fast", "stop")
+        if self._user:
+            shutil.rmtree(self.folder)
 
     def _run(self, *command: str) -> None:
         if not shutil.which(command[0]):
