@@ -1,11 +1,12 @@
 """A Prefect server and its workers on loopback, for development, tests and the chaos test.
 
 `python -m dev.prefect_server --worker local` runs a server and workers in the foreground. The database is SQLite;
-`--postgres` starts a PostgreSQL of its own (initdb and pg_ctl must be on the PATH), which is what a server with a schedule
-and several workers wants. 4 s and 250 MB for the server, 2 s and 100 MB for a worker.
+`--postgres` starts a PostgreSQL of its own (initdb and pg_ctl must be on the PATH), which is what a server with
+a schedule and several workers wants. 4 s and 250 MB for the server, 2 s and 100 MB for a worker.
 
-Everything is started from Python, in a session of its own: a worker that a shell starts in the background ignores SIGTERM
-for good. Start it from a thread that lives as long as the server is needed; what is started here dies with that thread.
+Everything is started from Python, in a session of its own: a worker that a shell starts in the background ignores
+SIGTERM for good. Start it from a thread that lives as long as the server is needed; what is started here dies with
+that thread.
 """
 
 from __future__ import annotations
@@ -246,7 +247,7 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self._port = _free_port()
-        # PostgreSQL refuses to run as root. Debian's package brings the user `postgres`, who may not see root's folders.
+        # PostgreSQL refuses to run as root; Debian's package brings the user `postgres`, who may not see root's folders
         self._user = "postgres" if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="lnl-postgres-")) if self._user else folder
 
