@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from lnl_core.config import ConfigError, apply_overrides, load_params, parse
 
@@ -20,9 +21,18 @@ if TYPE_CHECKING:
     from lnl_core.versions.manifest import Manifest
     from lnl_core.versions.store import VersionStore
 
+
+class ListByDefault(TyperGroup):
+    """`lnl versions` is `lnl versions list`, with its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if known else ["list", *args])
+
+
 app = typer.Typer(
     help="The versions of a cleaned set: what each was, and which one is promoted.",
-    invoke_without_command=True,
+    cls=ListByDefault,
     rich_markup_mode="rich",
 )
 Where = Annotated[str, typer.Option("--store", envvar="LNL_VERSIONS", help="Folder or s3://bucket/prefix.")]
@@ -39,18 +49,23 @@ Reason = Annotated[str, typer.Option(help="Why; stands in the history.")]
 DEFAULT = "versions"
 
 
-@app.callback()
-def versions(context: typer.Context, store: Where = DEFAULT) -> None:
+@app.command("list")
+def list_versions(store: Where = DEFAULT) -> None:
     """List the versions, oldest first; * is the promoted one.   [dim]lnl versions --store s3://bucket/versions[/dim]"""
-    context.obj = store
-    if context.invoked_subcommand is None:
-        _list(_open(store))
+    opened = _open(store)
+    last = opened.last_promotion()
+    columns = ("", "version", "made", "rows", "trusted", "changed", "churn", "probe", "model", "gate", "against")
+    rows = [_line(manifest, last.version if last else None) for manifest in opened.versions()]
+    if not rows:
+        typer.echo(f"{store}: no versions yet; `lnl versions add --root RUN` registers a finished run")
+        return
+    _print(columns, rows)
 
 
 @app.command()
 def show(
-    context: typer.Context,
     number: Annotated[int, typer.Argument(metavar="N", help="The version.")],
+    store: Where = DEFAULT,
     against: Annotated[int | None, typer.Option(help="Hold it against this version, not the promoted one.")] = None,
     override: Set = None,
 ) -> None:
@@ -58,21 +73,21 @@ def show(
     from lnl_core.versions.promote import verdict_of
     from lnl_core.versions.verdict_text import markdown
 
-    store = _open(context.obj)
-    manifest = store.version(number)
+    opened = _open(store)
+    manifest = opened.version(number)
     _print(("", ""), _described(manifest))
-    history = [entry for entry in store.promotions() if entry.version == number]
+    history = [entry for entry in opened.promotions() if entry.version == number]
     _print(
         ("promoted", "why", "who", "reason"),
         [(_time(entry.time), entry.why, entry.who, entry.reason) for entry in history],
     )
-    typer.echo(markdown(verdict_of(store, number, _settings(override), against)))
+    typer.echo(markdown(verdict_of(opened, number, _settings(override), against)))
 
 
 @app.command()
 def add(
-    context: typer.Context,
     root: Annotated[Path, typer.Option(help="Folder of a finished run, of `lnl run` or `lnl reclean`.")] = Path("run"),
+    store: Where = DEFAULT,
     run: Annotated[str, typer.Option(help="Name of the run; by default a hash of what it made.")] = "",
     params: Annotated[Path | None, typer.Option(help="The params file it was made with.")] = None,
     commit: Annotated[str, typer.Option(help="Commit that the run is, in a git repository.")] = "",
@@ -90,7 +105,7 @@ def add(
         commit=commit or None,
         params=load_params(params) if params else None,
     )
-    manifest = register(_open(context.obj), Layout(root), card, _settings(override))
+    manifest = register(_open(store), Layout(root), card, _settings(override))
     typer.echo(f"version {manifest.number}: run {manifest.run_id}; the gate: {manifest.verdict['reason']}")
 
 
@@ -157,16 +172,6 @@ def _follow(
 
         mark_promoted(repository, manifest)
         typer.echo(f"{repository}: tag {manifest.tag}, branch {BRANCH}")
-
-
-def _list(store: VersionStore) -> None:
-    last = store.last_promotion()
-    columns = ("", "version", "made", "rows", "trusted", "changed", "churn", "probe", "model", "gate", "against")
-    rows = [_line(manifest, last.version if last else None) for manifest in store.versions()]
-    if not rows:
-        typer.echo(f"{store.shelf}: no versions yet; `lnl versions add --root RUN` registers a finished run")
-        return
-    _print(columns, rows)
 
 
 def _line(manifest: Manifest, promoted: int | None) -> tuple[str, ...]:
