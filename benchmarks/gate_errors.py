@@ -57,7 +57,10 @@ def main() -> None:
     trials = parser.parse_args().trials
     sizes = (200, 1000, 5000)
     cases = [("just as good", 0.0, CLASSES)]
-    cases += [(f"{100 * loss:g} points worse on all rows", loss, CLASSES) for loss in (0.01, 0.02, 0.05, 0.1)]
+    cases += [
+        (f"{100 * loss:g} point{'s' * (loss > 0.01)} worse on all rows", loss, CLASSES)
+        for loss in (0.01, 0.02, 0.05, 0.1)
+    ]
     cases += [(f"{100 * loss:g} points worse in one class", loss, 1) for loss in (0.1, 0.2, 0.4)]
     print("| the new version is | rows that differ | " + " | ".join(f"{size:,} rows" for size in sizes) + " |")
     print("|---|---:|" + "---:|" * len(sizes))
