@@ -16,7 +16,7 @@ from tasks.job import Lock, StageFailed
 from tasks.machine import Machine, safe_name
 from tasks.worktree import remove_stale
 
-STEP = "Lnl-Step"  # trailer of the two commits' messages
+STEP = "Lnl-Step"  # trailer of the two commits' messages; with the run, for a run may start from another's version
 OPENED, CLOSED = "opened", "closed"
 
 
@@ -39,7 +39,8 @@ def open_run(
     base = find_commit(clone, base_revision)
     if base is None:
         raise StageFailed(f"{repository} has no commit, branch or tag {base_revision!r} to start run {run} from")
-    commit = _commit(clone, base, {**files, "params.yaml": params}, f"Run {run}: its params\n\n{STEP}: {OPENED}")
+    message = f"Run {run}: its params\n\n{STEP}: {OPENED} {run}"
+    commit = _commit(clone, base, {**files, "params.yaml": params}, message)
     return _publish(clone, repository, run, commit, expected="", step=OPENED, machine=machine)
 
 
@@ -53,7 +54,7 @@ def close_run(repository: str, revision: str, run: str, lock: Lock, message: str
     if found := _step(clone, run, CLOSED):
         return found
     files = {"dvc.lock": lock_text(lock)}
-    commit = _commit(clone, revision, files, f"{message.strip()}\n\n{STEP}: {CLOSED}")
+    commit = _commit(clone, revision, files, f"{message.strip()}\n\n{STEP}: {CLOSED} {run}")
     return _publish(clone, repository, run, commit, expected=revision, step=CLOSED, machine=machine)
 
 
@@ -73,7 +74,7 @@ def _step(clone: Path, run: str, step: str) -> str | None:
     form = f"--format=%H %(trailers:key={STEP},valueonly,separator=%x2C)"
     for line in git("log", "--max-count=2", form, branch, cwd=clone).splitlines():
         commit, _, made = line.partition(" ")
-        if made == step:
+        if made == f"{step} {run}":
             return commit
     return None
 

@@ -82,6 +82,9 @@ def test_the_two_commits_of_a_run_can_be_asked_for_again(tiny: Tiny, machine: Ma
     assert lock_of(repository, closed[0], machine) == lock
     assert open_run(repository, "main", "run-1", params="", files={}, machine=machine) == asked[0]
     assert git("rev-parse", "HEAD", cwd=tiny.path) == git("rev-parse", f"{asked[0]}~1", cwd=tiny.path)
+    on_top = open_run(repository, closed[0], "run-2", params="one: {}\n", files={}, machine=machine)
+    assert git("rev-parse", f"{on_top}~1", cwd=tiny.path) == closed[0]  # a run may start from another's version
+    assert close_run(repository, on_top, "run-2", lock, "the next", machine) not in (closed[0], on_top)
 
 
 def test_names_and_revisions_that_cannot_be_are_refused(tiny: Tiny, machine: Machine) -> None:
