@@ -84,6 +84,16 @@ def test_a_second_call_writes_what_is_missing(source: Path, tmp_path: Path) -> N
     shards = sorted((out / "shards").iterdir())
     assert [shard.name for shard in shards] == [f"image_folder-{number:05d}.parquet" for number in range(3)]
     assert pq.read_schema(shards[0]).names == ["id", "image", "label", "source"]
+    ids = [name for shard in shards for name in pq.read_table(shard)["id"].to_pylist()]
+    assert ids == [
+        "test1",
+        "both1",
+        "both2",
+        "val1",
+        "verified1",
+        "noisy1",
+        "noisy2",
+    ]  # the first of equal images stays
     before = [shard.stat().st_mtime_ns for shard in shards]
     shards[1].unlink()
     (out / "crawl.yaml").write_text("mine: {}")
