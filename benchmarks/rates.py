@@ -276,9 +276,13 @@ def rates_table(records: list[dict[str, Any]]) -> list[str]:
         more = [str(value) for name, value in record["cell"].items() if name in ("precision", "trusted")]
         name = " ".join([record["cell"]["what"], *more])
         wrote = f"{found['bytes'] / rows:,.0f}" if "bytes" in found else ""
-        speed = f"{rows / found['seconds']:,.0f} | {rows / found['processor_seconds']:,.0f}"
+        speed = f"{per_second(rows / found['seconds'])} | {per_second(rows / found['processor_seconds'])}"
         lines.append(f"| {name} | {rows:,} | {speed} | {wrote} | {found['peak_mib']:,.0f} |")
     return lines
+
+
+def per_second(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def estimate_table(records: list[dict[str, Any]]) -> list[str]:
