@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lnl_core.config import ConfigError, Params, apply_overrides, parse_params
-from lnl_core.stages.stage import check_params
+from lnl_core.stages.stage import SHARED_SECTIONS, STAGE_NAMES, Shared, check_params, stage_named
 from tasks.git_command import fetched, find_commit, git, git_with_remote
 from tasks.graph import StageNode, parse_graph
 from tasks.job import StageFailed
@@ -64,7 +64,21 @@ def read_base(
     settings = apply_overrides(parse_params(_text(clone, commit, params), f"{params} of {commit}"), overrides)
     check_params(settings)  # a typo in the last section is found before the first stage starts
     nodes = parse_graph(_text(clone, commit, "dvc.yaml"), f"dvc.yaml of {commit}")
-    return BaseCommit(repository=repository, commit=commit, params=settings, nodes=nodes)
+    return BaseCommit(repository=repository, commit=commit, params=with_watched(settings), nodes=nodes)
+
+
+def with_watched(params: Params) -> Params:
+    """`params` with the sections and shared settings that dvc.yaml watches, at their defaults where they are not set.
+
+    DVC stops at a param that params.yaml does not have; everything else takes its default.
+    """
+    filled: Params = {name: {} for name in (*SHARED_SECTIONS, *STAGE_NAMES)}
+    filled |= {name: dict(section or {}) for name, section in params.items()}
+    defaults = Shared().model_dump(mode="json")
+    for key in {key for name in STAGE_NAMES for key in stage_named(name).shared if "." in key}:
+        section, name = key.split(".")
+        filled[section].setdefault(name, defaults[section][name])
+    return filled
 
 
 def uncommitted(repository: str) -> list[str]:
