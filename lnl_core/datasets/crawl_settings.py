@@ -11,7 +11,7 @@ class NearDuplicates(Settings):
     """Which perceptual hashes count as the same picture."""
 
     enabled: bool = True  # false for images that have no room for 64 bits, such as digits of 8 x 8 pixels
-    distance: int = Field(default=4, ge=0, le=12)  # bits of 64; recompression and scaling flip up to 2, pictures ~31
+    distance: int = Field(default=4, ge=0, le=12)  # bits of 64; recompression flips up to 2 (docs/reclean.md)
 
 
 class CrawlSettings(Settings):

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
 NOT_NEAR = -1
-_QUERIES, _REFERENCES = 2048, 64  # a megabyte of differences at a time
+_QUERIES, _REFERENCES = 256, 256  # half a megabyte of differences at a time
 
 
 def nearest(hashes: Hashes, references: Hashes, distance: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
@@ -22,21 +22,10 @@ def nearest(hashes: Hashes, references: Hashes, distance: int) -> tuple[npt.NDAr
         block = hashes[start : start + _QUERIES, None]
         for first in range(0, len(references), _REFERENCES):
             differing = np.bitwise_count(block ^ references[None, first : first + _REFERENCES])
-            near = differing <= distance
-            if near.any():
-                _keep_nearer(found, bits, start, first, np.argwhere(near), differing)
+            if (differing <= distance).any():
+                closest = differing.argmin(axis=1)
+                count = differing[np.arange(len(block)), closest].astype(np.int32)
+                here = slice(start, start + len(block))
+                nearer = (count <= distance) & ((found[here] == NOT_NEAR) | (count < bits[here]))
+                found[here][nearer], bits[here][nearer] = first + closest[nearer], count[nearer]
     return found, bits
-
-
-def _keep_nearer(
-    found: npt.NDArray[np.intp],
-    bits: npt.NDArray[np.int32],
-    start: int,
-    first: int,
-    pairs: npt.NDArray[np.intp],
-    differing: npt.NDArray[np.uint8],
-) -> None:
-    for row, column in pairs:
-        count = int(differing[row, column])
-        if found[start + row] == NOT_NEAR or count < bits[start + row]:
-            found[start + row], bits[start + row] = first + column, count
