@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from tasks.git_command import fetched, find_commit, git, git_with_remote
 from tasks.graph import StageNode, parse_graph
 from tasks.job import StageFailed
 from tasks.machine import Machine, repository_url
+
+
+_TEMPLATE = re.compile(r"\$\{(\w+)\.(\w+)\}")  # ${purify.method} in dvc.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +67,13 @@ def read_base(
         )
     settings = apply_overrides(parse_params(_text(clone, commit, params), f"{params} of {commit}"), overrides)
     check_params(settings)  # a typo in the last section is found before the first stage starts
-    nodes = parse_graph(_text(clone, commit, "dvc.yaml"), f"dvc.yaml of {commit}")
-    return BaseCommit(repository=repository, commit=commit, params=with_watched(settings), nodes=nodes)
+    graph = _text(clone, commit, "dvc.yaml")
+    nodes = parse_graph(graph, f"dvc.yaml of {commit}")
+    return BaseCommit(repository=repository, commit=commit, params=with_watched(settings, graph), nodes=nodes)
 
 
-def with_watched(params: Params) -> Params:
-    """`params` with the sections and shared settings that dvc.yaml watches, at their defaults where they are not set.
+def with_watched(params: Params, graph: str) -> Params:
+    """`params` with what the text of dvc.yaml names (sections, shared settings, methods), by default where not set.
 
     DVC stops at a param that params.yaml does not have; everything else takes its default.
     """
@@ -78,6 +83,8 @@ def with_watched(params: Params) -> Params:
     for key in {key for name in STAGE_NAMES for key in stage_named(name).shared if "." in key}:
         section, name = key.split(".")
         filled[section].setdefault(name, defaults[section][name])
+    for section, name in sorted(set(_TEMPLATE.findall(graph))):
+        filled[section].setdefault(name, getattr(stage_named(section).settings(filled[section]), name))
     return filled
 
 
