@@ -16,7 +16,6 @@ from tasks.graph import StageNode, parse_graph
 from tasks.job import StageFailed
 from tasks.machine import Machine, repository_url
 
-
 _TEMPLATE = re.compile(r"\$\{(\w+)\.(\w+)\}")  # ${purify.method} in dvc.yaml
 
 
