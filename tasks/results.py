@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -51,15 +53,20 @@ async def show_results(results: Layout, name: str) -> None:
 
 async def show_version(run: OpenRun, version: str, done: Mapping[str, StageDone]) -> None:
     """The artifacts of `show_results`, and `version` (markdown): the commit, and what each stage did."""
-    results = await asyncio.to_thread(results_of, run.repository, version, run.run)
-    await show_results(results, f"{run.run}.html")
+    with _folder_for(run.run) as folder:
+        results = await asyncio.to_thread(fetch_outputs, run.repository, version, Machine(), SHOWN, folder)
+        await show_results(results, f"{run.run}.html")
     await acreate_markdown_artifact(key="version", markdown=version_markdown(run, version, done))
 
 
-def results_of(repository: str, version: str, run: str) -> Layout:
-    """What the artifacts are made of, below the machine's home; kept there, for the report's link leads to it."""
-    machine = Machine()
-    return fetch_outputs(repository, version, machine, SHOWN, machine.home / "results" / run)
+@contextlib.contextmanager
+def _folder_for(run: str) -> Iterator[Path]:
+    """Kept below the machine's home where the report's link leads to it; gone again where the report is uploaded."""
+    if os.environ.get("LNL_PUBLISH"):
+        with tempfile.TemporaryDirectory(prefix="lnl-results-") as folder:
+            yield Path(folder)
+    else:
+        yield Machine().home / "results" / run
 
 
 def protocol_markdown(results: Layout) -> str:

@@ -17,7 +17,7 @@ from tasks.job import Lock, StageDone, StageFailed, StageJob
 from tasks.machine import Machine
 from tasks.placement import Placement, place, wanted_pool
 from tasks.run_branch import close_run, open_run
-from tasks.stage import stage_task
+from tasks.stage import stage_task, worth_retrying
 
 MOST_STARTS = 20  # of a run's process: an automation starts a crashed one again, and must not do so for ever
 
@@ -56,6 +56,7 @@ class OpenRun:
     persist_result=False,
     retries=3,  # the git server may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def begin_run(
     base: BaseCommit,
@@ -69,11 +70,11 @@ async def begin_run(
     log = get_run_logger()
     if changed := uncommitted(base.repository):
         log.warning("not committed in %s, so this run does not see it: %s", base.repository, ", ".join(changed[:10]))
+    places = place(placement, base.nodes, base.params)  # a stage that does not exist is found before anything is made
     text = yaml.safe_dump(base.params, sort_keys=False)
     revision = await asyncio.to_thread(
         open_run, base.repository, base.commit, run, params=text, files=files or {}, machine=Machine()
     )
-    places = place(placement, base.nodes, base.params)
     log.info("run %s at %s of %s: %s", run, revision[:12], base.repository, places)
     return OpenRun(
         repository=base.repository,
@@ -107,6 +108,7 @@ async def drive_stages(run: OpenRun) -> dict[str, StageDone]:
     persist_result=False,
     retries=3,  # the git server may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def finish_run(run: OpenRun, done: Mapping[str, StageDone], message: str = "") -> str:
     """Commit dvc.lock on branch runs/RUN. Returns the commit's id: that commit is the version."""
