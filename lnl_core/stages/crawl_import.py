@@ -144,6 +144,7 @@ def write_params(path: Path, params: Params, out: Path, done: Imported) -> None:
     """The params file `path`, unless it is there: `params` with the imported crawl for a dataset."""
     if path.exists():
         return
+    out = out.resolve()  # stages run in worktrees elsewhere
     crawl = {"path": str(out / "shards"), "class_names": list(done.class_names)}
     crawl |= {"test_file": str(out / "test.csv")} if done.test else {}
     trusted = {"source": "file", "file": str(out / "trusted.csv")} if done.trusted else {"source": "none"}
