@@ -119,10 +119,10 @@ def stage(
 
 @app.command()
 def purify(
-    features: Annotated[Path, typer.Option(help="Parquet or CSV, file or folder, with ids and features.")],
-    labels: Annotated[Path, typer.Option(help="Parquet or CSV with ids and observed labels (names or numbers).")],
+    features: Annotated[str, typer.Option(help="Parquet or CSV with ids and features: file, folder or s3://...")],
+    labels: Annotated[str, typer.Option(help="Parquet or CSV with ids and observed labels (names or numbers).")],
     out: Annotated[Path, typer.Option(help="The purified labels, a .parquet file.")],
-    trusted: Annotated[Path | None, typer.Option(help="Parquet or CSV with ids and verified labels.")] = None,
+    trusted: Annotated[str, typer.Option(help="Parquet or CSV with ids and verified labels.")] = "",
     method: Annotated[str, typer.Option(help="A purifier; `lnl methods` lists them.")] = "dmlp",
     seed: Annotated[int, typer.Option(help="Seed of folds and samples.")] = 0,
     id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
@@ -153,6 +153,7 @@ def purify(
     from lnl_core.config import apply_overrides, parse
     from lnl_core.purify import PURIFIERS
     from lnl_core.purify.routes import RouteSettings
+    from lnl_core.s3 import locate
     from lnl_core.stages.purify_table import Columns, purify_files
 
     _logging(verbose)
@@ -161,9 +162,9 @@ def purify(
     promise = {"max_wrong_changes": max_wrong_changes, "confidence": confidence, "calibration": calibration}
     columns = Columns(id=id_column, feature=feature_column, label=label_column)
     metrics = purify_files(
-        features,
-        labels,
-        trusted,
+        locate(features),
+        locate(labels),
+        locate(trusted) if trusted else None,
         out,
         method=method,
         config=config,
@@ -206,6 +207,7 @@ def predict(
 def report(
     root: Root = Path("run"),
     params: Annotated[Path | None, typer.Option(help="A params file with a section `report`.")] = None,
+    publish: Annotated[str, typer.Option(help="Send page, plots and metrics to this s3://bucket/prefix, too.")] = "",
     override: Overrides = None,
     verbose: Verbose = False,
 ) -> None:
@@ -214,6 +216,7 @@ def report(
     [dim]lnl report --root demo -S report.title="Monday's crawl"[/dim]
     """
     from lnl_core.config import apply_overrides
+    from lnl_core.s3 import parse_s3, publish_folder
     from lnl_core.stages.layout import Layout
     from lnl_core.stages.stage import run_stage
 
@@ -221,8 +224,11 @@ def report(
     settings = load_params(params, override or []) if params else apply_overrides({"report": {}}, override or [])
     if not root.is_dir():
         raise ConfigError(f"--root {root}: no such folder; name the folder of a run")
+    target = parse_s3(publish) if publish else None  # before the work, not after it
     run_stage("report", settings, Layout(root))
     typer.echo(Layout(root).report)
+    if target:
+        typer.echo(publish_folder(root, target)[-1])
 
 
 @app.command()

@@ -6,7 +6,6 @@ The image column may be binary, a path (`path_column`), or the struct of bytes a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,9 @@ from lnl_core.datasets import DATASETS
 from lnl_core.datasets.image_files import read_image_file
 from lnl_core.datasets.index import Index
 from lnl_core.datasets.label_table import TableColumns, index_from_table, table_ids
-from lnl_core.s3 import Place, S3Path, below, exists, in_order, list_objects, locate, open_s3
+from lnl_core.s3 import Place, S3Path, below, files_in, in_order, locate, open_parquet
 
 _BATCH = 128  # images read from a row group at a time
-# Of a column that is streamed from S3; a local file is read by the page anyway.
-_STREAM_BYTES = 4 * 2**20
 
 
 class ParquetConfig(TableColumns):
@@ -159,28 +156,15 @@ class _GroupReader:
 def _files(path: str) -> list[Place]:
     if not path:
         raise ConfigError("prepare.parquet.path is not set; set it to a Parquet file or a folder of them")
-    root = locate(path)
-    files = _objects(root) if isinstance(root, S3Path) else _local(root)
+    files = files_in(locate(path), (".parquet",))
     if not files:
         raise ConfigError(f"prepare.parquet.path = {path!r}: no such file, or no *.parquet in it; correct the path")
     return files
 
 
-def _local(root: Path) -> list[Place]:
-    files = sorted(root.glob("*.parquet")) if root.is_dir() else [root]
-    return [*files] if files and files[0].is_file() else []
-
-
-def _objects(root: S3Path) -> list[Place]:
-    found = sorted(one.path for one in list_objects(root, recursive=False) if one.path.suffix == ".parquet")
-    return [*found] or ([root] if root.key and exists(root) else [])
-
-
 def _open(file: Place) -> pq.ParquetFile:
     try:
-        if isinstance(file, S3Path):
-            return pq.ParquetFile(open_s3(file), buffer_size=_STREAM_BYTES, pre_buffer=False)
-        return pq.ParquetFile(file)
+        return open_parquet(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise ContractError(f"{file}: not a readable Parquet file ({error}); write it again") from error
 

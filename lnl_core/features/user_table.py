@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, FloatArray, Ids, QuarantineRow, check_unique, positions, string_ids
+from lnl_core.s3 import Place, files_in, open_parquet, open_place
 
 _BATCH = 8192  # rows converted at a time
 _FORMATS = (".parquet", ".csv", ".tsv")
@@ -65,8 +65,8 @@ class MappedRows:
             yield slice(start, stop), torch.from_numpy(part).float().numpy()  # several times faster than astype
 
 
-def read_user_features(path: Path, id_column: str, feature_column: str, scratch: Path) -> UserFeatures:
-    """Features from `path`.
+def read_user_features(path: Place, id_column: str, feature_column: str, scratch: Path) -> UserFeatures:
+    """Features from `path`, local or on S3.
 
     A Parquet column of lists, or a CSV column of numbers set apart by spaces, commas or semicolons; or, in either
     format, one column a number, named `feature_column` and an index, e.g. feature0, feature_1, feature.2.
@@ -87,7 +87,7 @@ def read_user_features(path: Path, id_column: str, feature_column: str, scratch:
 
 
 def _lay_down(
-    files: list[Path], feature_column: str, place: npt.NDArray[np.intp], scratch: Path
+    files: list[Place], feature_column: str, place: npt.NDArray[np.intp], scratch: Path
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Write each row at its place in a memory-mapped array; returns it and which rows are finite."""
     array: npt.NDArray[Any] | None = None
@@ -113,27 +113,27 @@ def _lay_down(
     return array, finite
 
 
-def _set_aside(ids: Ids, finite: npt.NDArray[np.bool_], path: Path) -> Iterator[QuarantineRow]:
+def _set_aside(ids: Ids, finite: npt.NDArray[np.bool_], path: Place) -> Iterator[QuarantineRow]:
     for row in np.flatnonzero(~finite):
         detail = f"{path}: the feature of id {ids[row]!r} is missing or holds NaN or infinity; encode the image again"
         yield QuarantineRow(stage="purify", reason="feature-not-finite", detail=detail, id=str(ids[row]))
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.exists():
+def _files(path: Place) -> list[Place]:
+    if isinstance(path, Path) and not path.exists():
         raise ConfigError(f"{path}: no such file or folder; correct the path")
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _FORMATS)
+    files = files_in(path, _FORMATS)
     if not files or files[0].suffix not in _FORMATS:
         raise ConfigError(f"{path}: not a {', '.join(_FORMATS)} file, nor a folder of such files")
     return files
 
 
-def _read_ids(files: list[Path], id_column: str) -> Ids:
+def _read_ids(files: list[Place], id_column: str) -> Ids:
     columns = [_id_texts(batch, id_column, file) for file in files for batch in _batches(file, id_column)]
     return string_ids([text for column in columns for text in column])
 
 
-def _id_texts(batch: pa.RecordBatch, name: str, file: Path) -> list[str]:
+def _id_texts(batch: pa.RecordBatch, name: str, file: Place) -> list[str]:
     if name not in batch.schema.names:
         raise ContractError(f"{file}: has no column {name!r} (it has: {', '.join(batch.schema.names)}); name it right")
     column = batch.column(name)
@@ -142,11 +142,11 @@ def _id_texts(batch: pa.RecordBatch, name: str, file: Path) -> list[str]:
     return [str(value) for value in column.to_pylist()]
 
 
-def _batches(file: Path, only: str | None) -> Iterator[pa.RecordBatch]:
+def _batches(file: Place, only: str | None) -> Iterator[pa.RecordBatch]:
     """Record batches of a file; `only` reads one column, where it is there."""
     try:
         if file.suffix == ".parquet":
-            reader = pq.ParquetFile(file, memory_map=True)
+            reader = open_parquet(file, memory_map=True)
             columns = [only] if only in reader.schema_arrow.names else None
             yield from reader.iter_batches(_BATCH, columns=columns)
         else:
@@ -155,20 +155,21 @@ def _batches(file: Path, only: str | None) -> Iterator[pa.RecordBatch]:
         raise ContractError(f"{file}: cannot be read as {file.suffix[1:]} ({error}); write it again") from error
 
 
-def _csv_batches(file: Path) -> Iterator[pa.RecordBatch]:
+def _csv_batches(file: Place) -> Iterator[pa.RecordBatch]:
     """Every column as text: ids such as 0007 must not turn into numbers."""
     delimiter = "\t" if file.suffix == ".tsv" else ","
-    with file.open(encoding="utf-8-sig") as text:
-        names = text.readline().strip().split(delimiter)
+    with open_place(file) as lines:
+        names = lines.readline().decode("utf-8-sig").strip().split(delimiter)
     types = {name.strip('"'): pa.string() for name in names}
-    yield from pa_csv.open_csv(
-        file,
-        parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-        convert_options=pa_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-    )
+    with open_place(file) as lines:
+        yield from pa_csv.open_csv(
+            lines,
+            parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+            convert_options=pa_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+        )
 
 
-def _matrix(batch: pa.RecordBatch, name: str, file: Path) -> npt.NDArray[Any]:
+def _matrix(batch: pa.RecordBatch, name: str, file: Place) -> npt.NDArray[Any]:
     """Features [b, d] of one batch; a missing one becomes a row of NaN."""
     if name in batch.schema.names:
         column = batch.column(name)
@@ -182,7 +183,7 @@ def _matrix(batch: pa.RecordBatch, name: str, file: Path) -> npt.NDArray[Any]:
     return np.column_stack([_numbers(batch.column(other), other, file) for other in spread])
 
 
-def _lists(column: pa.Array, name: str, file: Path) -> npt.NDArray[Any]:
+def _lists(column: pa.Array, name: str, file: Place) -> npt.NDArray[Any]:
     kind = column.type
     if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise ContractError(f"{file}: column {name!r} is {kind}, must hold lists of numbers")
@@ -202,7 +203,7 @@ def _padded(rows: list[list[float] | None], width: int, dtype: Any) -> npt.NDArr
     return np.array(filled, dtype=dtype).reshape(len(rows), width)
 
 
-def _parse_texts(texts: list[str], name: str, file: Path) -> npt.NDArray[Any]:
+def _parse_texts(texts: list[str], name: str, file: Place) -> npt.NDArray[Any]:
     separators = str.maketrans("[](),;", "      ")
     try:
         rows = [[float(number) for number in text.translate(separators).split()] or None for text in texts]
@@ -214,7 +215,7 @@ def _parse_texts(texts: list[str], name: str, file: Path) -> npt.NDArray[Any]:
     return _padded(rows, widths.pop(), np.float32)
 
 
-def _numbers(column: pa.Array, name: str, file: Path) -> npt.NDArray[np.float32]:
+def _numbers(column: pa.Array, name: str, file: Place) -> npt.NDArray[np.float32]:
     if pa.types.is_string(column.type):
         return _parse_texts(column.to_pylist(), name, file)[:, 0]
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):

@@ -4,7 +4,7 @@ Endpoint and credentials come from the usual AWS chain (environment, profiles, i
 message or log line holds them. Everything waits out an outage (`attempts.py`). boto3 is loaded with the first request.
 """
 
-from lnl_core.s3.anywhere import Place, below, locate, open_place, states
+from lnl_core.s3.anywhere import Place, below, files_in, locate, open_parquet, open_place, states
 from lnl_core.s3.errors import NoSuchObject, ObjectChanged, TooLarge, Unreachable
 from lnl_core.s3.in_order import in_order
 from lnl_core.s3.objects import (
@@ -35,11 +35,13 @@ __all__ = [
     "delete",
     "download",
     "exists",
+    "files_in",
     "in_order",
     "is_s3",
     "list_objects",
     "locate",
     "look_up",
+    "open_parquet",
     "open_place",
     "open_s3",
     "parse_s3",

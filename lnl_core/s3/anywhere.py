@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from lnl_core.s3.errors import NoSuchObject
-from lnl_core.s3.objects import S3Object, list_objects, look_up
+from lnl_core.s3.objects import S3Object, exists, list_objects, look_up
 from lnl_core.s3.paths import S3Path, is_s3, parse_s3
 from lnl_core.s3.seekable import open_s3
 
 Place = Path | S3Path
+STREAM_BYTES = 4 * 2**20  # of a column that is read from S3, at a time
 _FEW = 3  # names of a folder: up to here one request each, above it the folder is listed
 
 
@@ -33,6 +36,27 @@ def below(root: Place, name: str) -> Place:
 def open_place(place: Place) -> io.BufferedReader:
     """Open for reading, seekable."""
     return open_s3(place) if isinstance(place, S3Path) else place.open("rb")
+
+
+def open_parquet(place: Place, *, memory_map: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file; from S3 its columns are streamed, so that even one huge row group is never in memory.
+
+    Args:
+        memory_map: of a local file, do not copy what is read.
+    """
+    if isinstance(place, S3Path):
+        return pq.ParquetFile(open_s3(place), buffer_size=STREAM_BYTES, pre_buffer=False)
+    return pq.ParquetFile(place, memory_map=memory_map)
+
+
+def files_in(place: Place, suffixes: Container[str]) -> list[Place]:
+    """The file itself, or what ends so directly in the folder, sorted; empty where nothing is there."""
+    if isinstance(place, S3Path):
+        found = sorted(one.path for one in list_objects(place, recursive=False) if one.path.suffix in suffixes)
+        return [*found] or ([place] if place.key and exists(place) else [])
+    if place.is_dir():
+        return sorted(file for file in place.iterdir() if file.suffix in suffixes)
+    return [place] if place.is_file() else []
 
 
 def states(names: Iterable[str]) -> Iterator[tuple[str, int, str]]:

@@ -32,6 +32,7 @@ from lnl_core.contracts import (
 from lnl_core.features.user_table import UserFeatures, read_user_features
 from lnl_core.purify.answer import purify
 from lnl_core.purify.routes import RouteSettings
+from lnl_core.s3 import Place, files_in, open_place
 from lnl_core.stages.purify import purify_task
 
 log = logging.getLogger("lnl")
@@ -47,9 +48,9 @@ class Columns:
 
 
 def purify_files(
-    features: Path,
-    labels: Path,
-    trusted: Path | None,
+    features: Place,
+    labels: Place,
+    trusted: Place | None,
     out: Path,
     *,
     method: str,
@@ -60,7 +61,7 @@ def purify_files(
     trusted_columns: Columns | None = None,
     routes: RouteSettings | None = None,
 ) -> dict[str, Any]:
-    """Purify the labels of `labels` and write `out` (purified.parquet as in the contract).
+    """Purify the labels of `labels` and write `out` (purified.parquet as in the contract); only `out` must be local.
 
     Rows without a label are skipped; rows whose feature is not finite go to `<out stem>.quarantine.parquet`; trusted
     rows are left out of the output, and what `labels` says of them calibrates the transition matrix.
@@ -88,7 +89,7 @@ def purify_files(
 
 
 def _read_tables(
-    labels: Path, trusted: Path | None, columns: Columns, trusted_columns: Columns, class_names: Sequence[str]
+    labels: Place, trusted: Place | None, columns: Columns, trusted_columns: Columns, class_names: Sequence[str]
 ) -> Labels:
     """Observed labels and trusted set as one table, sorted by id; rows without any label are dropped."""
     ids, raw = _read_labels(labels, columns)
@@ -102,31 +103,29 @@ def _read_tables(
     return _merge(ids, observed, trusted_ids, verified, names)
 
 
-def _read_labels(path: Path, columns: Columns) -> tuple[Ids, list[object]]:
+def _read_labels(path: Place, columns: Columns) -> tuple[Ids, list[object]]:
     """Ids and raw labels of a file, or of all Parquet and CSV files of a folder."""
-    if not path.is_dir():
-        files = [path]
-    else:
-        files = sorted(file for file in path.iterdir() if file.suffix in (".parquet", ".csv", ".tsv"))
-        if not files:
-            raise ConfigError(f"{path}: a folder without .parquet, .csv or .tsv files")
+    files = files_in(path, (".parquet", ".csv", ".tsv"))
+    if not files:
+        raise ConfigError(f"{path}: no such file, and no folder with .parquet, .csv or .tsv files; correct the path")
     tables = [read_label_file(file, columns.id, columns.label) for file in files]
     ids = string_ids([name for found, _ in tables for name in found])
     check_unique(ids, str(path))
     return ids, [label for _, found in tables for label in found]
 
 
-def _names_in(labels: Path) -> tuple[str, ...]:
+def _names_in(labels: Place) -> tuple[str, ...]:
     """Class names in the metadata of a labels.parquet that this pipeline wrote."""
     if labels.suffix != ".parquet":
         return ()
     try:
-        return tuple(metadata_of(pq.read_schema(labels)).get("class_names", ()))
+        with open_place(labels) as file:
+            return tuple(metadata_of(pq.read_schema(file)).get("class_names", ()))
     except (pa.ArrowInvalid, OSError):
         return ()
 
 
-def _numbers(raw: Sequence[object], ids: Ids, names: tuple[str, ...], path: Path) -> IntArray:
+def _numbers(raw: Sequence[object], ids: Ids, names: tuple[str, ...], path: Place) -> IntArray:
     numbers = class_numbers(raw, names)
     bad = np.flatnonzero(numbers == UNKNOWN_LABEL)
     if len(bad):

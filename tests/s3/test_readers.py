@@ -18,8 +18,7 @@ import yaml
 from dev.seaweed import Seaweed
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, read_quarantine
-from lnl_core.datasets import parquet
-from lnl_core.s3 import delete, seekable, write_bytes
+from lnl_core.s3 import anywhere, delete, seekable, write_bytes
 from lnl_core.stages import chain
 from lnl_core.stages import prepare as stage
 from lnl_core.stages.stage import shared_settings
@@ -141,7 +140,7 @@ def test_server_killed_in_mid_prepare(
     remote = moved(section, str(tmp_path / "source"), send(tmp_path / "source", f"{s3}/set"))
     middle = _signal_in_the_middle(monkeypatch)
     monkeypatch.setattr(seekable, "READ_AHEAD", 1000)  # so that not all of a small file is there before the kill
-    monkeypatch.setattr(parquet, "_STREAM_BYTES", 1000)
+    monkeypatch.setattr(anywhere, "STREAM_BYTES", 1000)
     # The server dies with the thread that starts it: so prepare runs in the other one.
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(prepare, tmp_path / "remote", **remote)
