@@ -1,7 +1,7 @@
 """An encoder that looks features up by pixels: it stands for a user's own encoder in `reclean.py`.
 
-`features.encoder: given_features:encoder` with this folder on PYTHONPATH and LNL_TEST_DATA set. Held: 60,000 x 512 in
-float16. Images with the same pixels have the feature of the first of them.
+`features.encoder: given_features:encoder` with this folder on PYTHONPATH, LNL_TEST_DATA and LNL_BENCH_WORK set. Held:
+60,000 x 512 in float16. Images with the same pixels have the feature of the first of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from lnl_core.config import ImageSettings
+from lnl_core.files import atomic_path
 from lnl_core.images.decode import decode_image, to_array
 
 SETTINGS = ImageSettings(size=32, channels=3)
@@ -26,15 +28,18 @@ class GivenFeatures:
 
     fingerprint = "cifar10_features.parquet, found by pixels"  # stated: nothing has to be hashed to know it
 
-    def __init__(self, folder: Path) -> None:
-        images = pq.read_table(folder / "cifar10.parquet", columns=["index", "image"]).to_pydict()
+    def __init__(self, folder: Path, known: Path) -> None:
+        """`known`: where the hashes of all pixels are kept, so that only the first call decodes them."""
         table = pq.read_table(folder / "cifar10_features.parquet", columns=["index", "feature"])
         values = table["feature"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         self.features = values.reshape(len(table), -1)
         row = {index: place for place, index in enumerate(table["index"].to_pylist())}
+        if not known.exists():
+            _write_hashes(folder, known)
+        hashes = pq.read_table(known).to_pydict()
         self.row: dict[bytes, int] = {}
-        for index, image in zip(images["index"], images["image"], strict=True):
-            self.row.setdefault(_key(to_array(decode_image(image), SETTINGS)), row[index])
+        for index, key in zip(hashes["index"], hashes["key"], strict=True):
+            self.row.setdefault(key, row[index])
 
     def __call__(self, images: Tensor) -> Tensor:
         pixels = (images * 255).round().to(torch.uint8).contiguous(memory_format=torch.contiguous_format).numpy()
@@ -43,7 +48,14 @@ class GivenFeatures:
 
 def encoder() -> GivenFeatures:
     """The encoder of the folder LNL_TEST_DATA."""
-    return GivenFeatures(Path(os.environ["LNL_TEST_DATA"]))
+    return GivenFeatures(Path(os.environ["LNL_TEST_DATA"]), Path(os.environ["LNL_BENCH_WORK"]) / "pixel-hashes.parquet")
+
+
+def _write_hashes(folder: Path, known: Path) -> None:
+    images = pq.read_table(folder / "cifar10.parquet", columns=["index", "image"])
+    keys = [_key(to_array(decode_image(image), SETTINGS)) for image in images["image"].to_pylist()]
+    with atomic_path(known) as temporary:
+        pq.write_table(pa.table({"index": images["index"], "key": keys}), temporary)
 
 
 def _key(pixels: np.ndarray) -> bytes:
