@@ -25,9 +25,9 @@ REMOTE_RETRY_SECONDS = (3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 60.0)
 QUOTED_LINES = 20
 USAGE_ERROR, DATA_ERROR = 2, 3  # exit codes of `lnl`
 _REMOTE_IS_AWAY = re.compile(
-    r"could not connect|failed to connect|connect(ion)? ?(timeout|timed out|refused|reset|was closed|error)|"
-    r"read timeout|timed out|server disconnected|service ?unavailable|slow ?down|internal ?error|max retries|"
-    r"request ?timeout|name resolution|broken pipe|incomplete ?read|payload|bad gateway|\b50[0234]\b",
+    r"(could not|cannot|failed to) connect|connect call failed|connection ?(refused|reset|was closed|aborted|error)|"
+    r"time(d ?|-)?out|server disconnected|service ?unavailable|slow ?down|internal ?error|max retries|broken pipe|"
+    r"name resolution|incomplete ?read|payload|eof occurred|bad gateway|\b50[0234]\b",
     re.IGNORECASE,
 )
 _STAGE_FAILED = re.compile(r"failed to run: (?P<command>.+), exited with (?P<code>-?\d+)")

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from dev.seaweed import Seaweed
-from tasks.dvc_command import stage_log
+from tasks.child_process import Ended
+from tasks.dvc_command import remote_is_away, stage_log
 from tasks.executor import Machine, StageCancelled, StageDone, StageFailed, StageJob, run_stage_job
 from tasks.machine import attempt_lock
 from tasks.worktree import remove_stale
@@ -62,7 +63,7 @@ class Attempt:
 def check_resumes(job: StageJob, machine: Machine, undisturbed: dict[str, object]) -> None:
     """Nothing works in the worktree; the next attempt goes on from the checkpoint and makes the same bytes."""
     worktree = machine.worktree(job.repository, job.run, job.stage)
-    wait_for(lambda: not processes_in(worktree), seconds=3)
+    wait_for(lambda: not processes_in(worktree), seconds=10)
     step, told = int((worktree / "data/.lnl/one/step").read_text()), Told()
     assert step >= 3
     done = run_stage_job(job, machine, tell=told)
@@ -108,7 +109,7 @@ def test_cancelled(job: StageJob, machine: Machine, undisturbed: dict[str, objec
     wait_for(lambda: attempt.step >= 3)
     attempt.cancel.set()
     with pytest.raises(StageCancelled):
-        attempt.done.result(2)
+        attempt.done.result(10)
     assert not processes_in(attempt.worktree)
     check_resumes(job, machine, undisturbed)
 
@@ -143,6 +144,22 @@ def test_what_a_kill_left_half_done_is_not_taken_for_an_input(tiny: Tiny, machin
     assert list(machine.cache.rglob("*.tmp")) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "away"),
+    [
+        ('ERROR: unexpected error - Could not connect to the endpoint URL: "http://localhost/b"', True),
+        ("ERROR: failed to connect to s3 (b/p/files/md5) - Connect timeout on endpoint URL", True),
+        ("ERROR: failed to transfer 'x' - Connection was closed before we received a valid response", True),
+        ("ERROR: failed to transfer 'x' - An error occurred (SlowDown) when calling the PutObject operation", True),
+        ("ERROR: unexpected error - Forbidden: An error occurred (403) when calling the HeadObject operation", False),
+        ("ERROR: failed to reproduce 'one': failed to run: lnl stage one, exited with 1\ntimed out", False),
+        ("ERROR: unexpected error - The specified bucket does not exist", False),
+    ],
+)
+def test_only_an_absent_remote_is_waited_for(said: str, away: bool) -> None:
+    assert remote_is_away(Ended(255, tuple(said.splitlines()))) == away
+
+
 def test_worktrees_that_nobody_uses_go(tiny: Tiny, tmp_path: Path) -> None:
     machine = Machine(tmp_path / "machine", remote="", keep_days=7)
     revision = tiny.open(machine, "run-1", one=LONG)
@@ -154,7 +171,7 @@ def test_worktrees_that_nobody_uses_go(tiny: Tiny, tmp_path: Path) -> None:
     assert attempt.worktree.exists()  # old, but in use
     attempt.cancel.set()
     with pytest.raises(StageCancelled):
-        attempt.done.result(5)
+        attempt.done.result(10)
     remove_stale(machine, str(tiny.path), Told())
     assert not attempt.worktree.exists()
     assert not attempt_lock(attempt.worktree).exists()
