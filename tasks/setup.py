@@ -43,6 +43,8 @@ LOST = AutomationCore(
     ),
     actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {LOST_SECONDS} s")],
 )
+# A server remembers in memory alone which events it has seen: after a restart, a change of state that follows one from
+# before it is looked at a quarter of an hour late (PRECEDING_EVENT_LOOKBACK), and a run that has crashed waits as long.
 RESUME = AutomationCore(
     name="lnl: runs whose process has crashed are taken up again",
     description="A new process finds the stages that are done and the flow runs of those that still run.",

@@ -193,11 +193,17 @@ def dvc(platform: Platform, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_another_machine_finds_it_done_and_outlives_a_restart_of_the_server(platform: Platform, pools_run: str) -> None:
+def test_another_machine_finds_it_done_through_a_crash_and_a_restarted_server(
+    platform: Platform, pools_run: str
+) -> None:
+    """The automation of tasks.setup has the crashed run taken up again, by a new process under the same id."""
     run = platform.run("local")
-    platform.wait(lambda: "purify" in platform.task_runs(run), message="stage purify does not start")
+    platform.wait(lambda: "inject" in platform.task_runs(run), message="stage inject does not start")
+    kill_flow_run(run)
+    platform.wait(lambda: "features" in platform.task_runs(run), message="nobody takes the run up again")
     platform.server.restart(down_seconds=3)
-    platform.completed(run)
+    platform.wait(lambda: platform.flow_run(run)["state_type"] == "COMPLETED", message="the run does not end well")
+    assert platform.flow_run(run)["run_count"] == 2
     table = platform.artifact(run, "version")
     assert re.findall(r"\| (\w+) \| (\w+) \|", table)[1:] == [(stage, "restored") for stage in STAGE_NAMES]
     ours, theirs = (git(platform.origin, "show", f"runs/{each}:dvc.lock") for each in (run, pools_run))
