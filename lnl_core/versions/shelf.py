@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -50,7 +51,7 @@ class FolderShelf:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(hidden, path)  # unlike a rename, fails where the name exists
+            _link(hidden, path)
         except FileExistsError:
             return False
         finally:
@@ -91,6 +92,19 @@ class S3Shelf:
 def open_shelf(where: str) -> Shelf:
     """The shelf at a folder or at s3://bucket/prefix."""
     return S3Shelf(parse_s3(where)) if is_s3(where) else FolderShelf(Path(where))
+
+
+def _link(hidden: Path, path: Path) -> None:
+    """Give the file its name; unlike a rename this fails where the name exists."""
+    try:
+        os.link(hidden, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        raise ConfigError(
+            f"--store {path.parents[1]}: the file system makes no hard links ({error.strerror}), without which two "
+            "writers could overwrite each other; keep the store on a local disk or at s3://bucket/prefix"
+        ) from error
 
 
 def _to_disk(folder: Path) -> None:

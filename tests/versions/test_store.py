@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,7 +110,6 @@ def test_nothing_is_ever_overwritten_or_removed(where: str, make_run: Make) -> N
 
 def _add_and_die(where: str, root: Path, stop_after: int) -> None:
     """Register a run; kill -9 of this very process after so many files."""
-    import os
     import signal
 
     written = 0
@@ -189,3 +190,15 @@ def test_files_are_named_by_their_content(tmp_path: Path, make_run: Make) -> Non
     add(VersionStore.open(str(where)), make_run("a"), "a")
     for path in (where / "files").iterdir():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
+
+
+def test_a_file_system_without_hard_links_is_named(
+    tmp_path: Path, make_run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(ConfigError, match="makes no hard links"):
+        add(VersionStore.open(str(tmp_path / "store")), make_run("a"), "a")
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
