@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps s3 chaos bench-digits bench-dmlp bench-emlc bench-purify bench-reclean bench-train clean
+.PHONY: help install demo test lint dev lock dvc-deps s3 chaos bench-digits bench-dmlp bench-emlc bench-purify bench-reclean bench-scale bench-train clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -41,6 +41,9 @@ bench-train: install ## training methods on digits and CIFAR-10 images, and the 
 bench-purify: install ## purifiers x noise, and up to a million rows, into benchmarks/results (hours)
 	@$(BIN)/python benchmarks/purify.py
 	@$(BIN)/python benchmarks/purify_scaling.py
+
+bench-scale: dev ## shards on Ray beside shards in one process: rows a second, and what Ray costs (10 min)
+	@$(BIN)/python benchmarks/scale_out.py --write benchmarks/results/scale_out.md
 
 bench-reclean: install ## a crawl that grows against cleaning everything anew: seconds, images encoded, labels right (20 min)
 	@$(BIN)/python benchmarks/reclean.py
