@@ -34,7 +34,7 @@ def parse_graph(text: str, source: str) -> tuple[StageNode, ...]:
     if not stages:
         raise ValueError(f"{source}: no stages; the flow runs the stages of this file")
     maker = {path: name for name, stage in stages.items() for path in _outputs(stage)}
-    after = {name: _makers(stage, maker) for name, stage in stages.items()}
+    after = {name: sorted(_makers(stage, maker)) for name, stage in stages.items()}  # sorted: one order in each process
     try:
         order = tuple(TopologicalSorter(after).static_order())
     except CycleError as error:
