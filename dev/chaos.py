@@ -1,6 +1,7 @@
 """The chaos test: one scheduled run on real servers, during which processes are killed at random and S3 goes away.
 
-    python -m dev.chaos --seed 1                       `make chaos`; minutes
+    python -m dev.chaos --seed 1                       `make chaos`
+    python -m dev.chaos --seed 1 --without-prefect     the stage executor alone, driven by a loop; S3 is real
 
 A SeaweedFS, a Prefect server (PostgreSQL where it is installed), a worker for each of the pools cpu and gpu with a home
 of its own. A seeded monkey kills stages' processes, dvc, flow runs and whole workers with kill -9 (a supervisor starts
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ import psutil
 import yaml
 
 from dev.chaos_checks import Check, check_all
+from dev.chaos_driver import Driver, Supervisor, write_job
 from dev.prefect_server import PrefectServer, Worker
 from dev.seaweed import Seaweed
 from tasks.base_commit import read_base
@@ -44,6 +46,7 @@ OVERRIDES = [
     "purify.dmlp.max_steps=16",
 ]
 KINDS = {"stage": 10, "dvc": 6, "flow run": 5, "worker": 3}  # how often each is killed
+KINDS_WITHOUT_PREFECT = {"stage": 11, "dvc": 8, "worker": 5}
 OUTAGES = 3
 OUTAGE_SECONDS = (15.0, 45.0)
 PAUSE_SECONDS = (0.3, 6.0)  # between the moment that a victim exists and its end
@@ -68,9 +71,10 @@ class Monkey:
     """Carries out a seeded list of kills and outages, each as soon as there is something that it can hit."""
 
     random: random.Random
-    server: PrefectServer
+    server: PrefectServer | Supervisor
     seaweed: Seaweed
     homes: Mapping[str, Path]  # of each pool's worker
+    kinds: Mapping[str, int] = field(default_factory=lambda: KINDS)
     plan: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -79,7 +83,7 @@ class Monkey:
     _workers_return: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.plan = [kind for kind, times in KINDS.items() for _ in range(times)] + ["outage"] * OUTAGES
+        self.plan = [kind for kind, times in self.kinds.items() for _ in range(times)] + ["outage"] * OUTAGES
         self.random.shuffle(self.plan)
 
     def step(self) -> None:
@@ -133,9 +137,9 @@ class Monkey:
             self._kill(kind, self.random.choice(victims), stage)
         self.plan.pop(0)
 
-    def _kill(self, kind: str, victim: psutil.Process | Worker, stage: str) -> None:
-        if isinstance(victim, Worker):
-            self._note(kind, stage, f"worker {victim.name} and all below it")
+    def _kill(self, kind: str, victim: psutil.Process | Worker | Driver, stage: str) -> None:
+        if isinstance(victim, Worker | Driver):
+            self._note(kind, stage, f"{victim.name}")
             victim.kill()
             self.server.workers.remove(victim)
             self._workers_return[victim.pool] = time.monotonic() + WORKER_RETURNS
@@ -150,7 +154,7 @@ class Monkey:
         self.events.append(event)
         print(f"{event.seconds:7.1f} s  {kind:9s} {stage:9s} {what}", flush=True)
 
-    def _victims(self, kind: str) -> list[psutil.Process] | list[Worker]:
+    def _victims(self, kind: str) -> list[Any]:
         stage = current_stage(self.homes)
         if stage is None or self.hits(stage) >= MOST_HITS:
             return []
@@ -272,7 +276,7 @@ def disturbed(folder: Path, origin: Path, seed: int, settings: list[str]) -> tup
     with platform(folder, origin, homes) as (server, seaweed):
         run = schedule_run(server, settings)
         monkey = Monkey(random.Random(seed), server, seaweed, homes)
-        state = _until_final(server, run, monkey)
+        state = _until_final(lambda: _state(server, run), monkey)
         seconds = time.monotonic() - monkey.started
         monkey.finish()
         outcome = Outcome(
@@ -290,14 +294,50 @@ def disturbed(folder: Path, origin: Path, seed: int, settings: list[str]) -> tup
         return outcome, check_all(outcome, yardstick, seaweed)
 
 
-def _until_final(server: PrefectServer, run: str, monkey: Monkey) -> str:
+def disturbed_without_prefect(
+    folder: Path, origin: Path, seed: int, settings: list[str]
+) -> tuple[Outcome, list[Check]]:
+    """The same with the executor alone: a loop in a process that a supervisor starts again."""
+    home = folder / "home-driver"
+    with Seaweed(folder / "s3") as seaweed:
+        os.environ |= seaweed.environment
+        machine = Machine(home, remote=f"{seaweed.make_bucket('lnl')}/dvc")
+        base = read_base(str(origin), "main", "params.yaml", settings, machine=machine)
+        params = yaml.safe_dump(base.params, sort_keys=False)
+        job = {"repository": str(origin), "run": "chaos", "home": str(home), "remote": machine.remote}
+        job |= {"revision": open_run(str(origin), base.commit, "chaos", params=params, files={}, machine=machine)}
+        job |= {"stages": [(node.name, sorted(node.after)) for node in base.nodes]}
+        write_job(folder / "driver" / "job.json", job)
+        log = folder / "executions.log"
+        supervisor = Supervisor(folder / "driver" / "job.json", os.environ | {"LNL_EXECUTION_LOG": str(log)})
+        monkey = Monkey(random.Random(seed), supervisor, seaweed, {"driver": home}, KINDS_WITHOUT_PREFECT)
+        supervisor.worker("driver")
+        state = _until_final(supervisor.state, monkey)
+        seconds = time.monotonic() - monkey.started
+        monkey.finish()
+        outcome = Outcome(
+            run="chaos",
+            state=state,
+            seconds=seconds,
+            events=monkey.events,
+            attempts=supervisor.attempts(),
+            lock=version_lock(origin, "chaos"),
+            origin=origin,
+            homes={"driver": home},
+            executions=executions(log),
+        )
+        yardstick = yaml.safe_load((folder / "undisturbed.yaml").read_text(encoding="utf-8"))
+        return outcome, check_all(outcome, yardstick, seaweed)
+
+
+def _until_final(state_of: Callable[[], str], monkey: Monkey) -> str:
     deadline, asked = time.monotonic() + RUN_SECONDS, 0.0
     state = ""
     while state not in FINAL and time.monotonic() < deadline:
         monkey.step()
         if time.monotonic() - asked > 2:
             asked = time.monotonic()
-            state = _state(server, run)
+            state = state_of()
         time.sleep(0.3)
     return state
 
@@ -354,6 +394,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=float, default=1.0, help="scales the epochs; less on a machine that is slow")
     parser.add_argument("--folder", type=Path, help="where everything lies, kept afterwards; else a temporary one")
+    parser.add_argument("--without-prefect", action="store_true", help="the stage executor alone")
     parser.add_argument("--write", type=Path, help="also write the tables to this file")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ended from outside, it still stops what it has started
@@ -364,13 +405,16 @@ def main() -> None:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lnl-chaos-")))
         folder.mkdir(parents=True, exist_ok=True)
         origin = folder / "origin.git"
-        _git("clone", "--quiet", "--bare", str(CHECKOUT), str(origin))
+        if not origin.exists():  # a folder of an earlier call: the same commit again
+            _git("clone", "--quiet", "--bare", str(CHECKOUT), str(origin))
         started = time.monotonic()
         settings = overrides(given.work)
-        yardstick = undisturbed(origin, folder / "home-undisturbed", settings)
-        (folder / "undisturbed.yaml").write_text(yaml.safe_dump(yardstick), encoding="utf-8")
+        if not (folder / "undisturbed.yaml").exists():
+            yardstick = undisturbed(origin, folder / "home-undisturbed", settings)
+            (folder / "undisturbed.yaml").write_text(yaml.safe_dump(yardstick), encoding="utf-8")
         print(f"undisturbed: {time.monotonic() - started:.0f} s", flush=True)
-        outcome, checks = disturbed(folder, origin, given.seed, settings)
+        disturb = disturbed_without_prefect if given.without_prefect else disturbed
+        outcome, checks = disturb(folder, origin, given.seed, settings)
         text = report(given.seed, outcome, checks)
     print(text)
     if given.write:
