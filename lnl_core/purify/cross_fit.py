@@ -24,7 +24,7 @@ from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.blocks.transition import posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
-from lnl_core.purify.task import FeatureRows, Purification, Purifier, PurifyTask
+from lnl_core.purify.task import FeatureRows, Place, Purification, Purifier, PurifyTask, parts_of
 
 Array = npt.NDArray[np.float64]
 
@@ -70,6 +70,28 @@ class JoinedRows:
         yield from self.first.batches()
         if len(self.then):
             yield slice(self.first.shape[0], self.shape[0]), self.then
+
+    def parts(self) -> list[Place]:
+        """Those of the streamed rows, and the held ones."""
+        held = slice(self.first.shape[0], self.shape[0])
+        return [*parts_of(self.first), *([(held, HeldRows(self.then))] if len(self.then) else [])]
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """Rows in memory, one batch."""
+
+    features: FloatArray  # [h, d]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        rows, width = self.features.shape
+        return (rows, width)
+
+    def batches(self) -> Iterator[tuple[slice, FloatArray]]:
+        """All of them at once."""
+        yield slice(0, len(self.features)), self.features
 
 
 def trusted_answers(

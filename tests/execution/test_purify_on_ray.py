@@ -12,6 +12,7 @@ from lnl_core.contracts import ContractError, read_labels
 from lnl_core.features.cache import FeatureCache
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import save_encoder
+from lnl_core.purify.cross_fit import JoinedRows
 from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 
@@ -59,6 +60,17 @@ def test_parts_together_are_the_selection(paths: Layout) -> None:
     for place, part in parts:
         assert part.shape == (place.stop - place.start, whole.shape[1])
         assert np.array_equal(np.concatenate([batch for _, batch in part.batches()]), features[place])
+
+
+def test_held_rows_are_the_last_part(paths: Layout) -> None:
+    """Trusted rows that are treated as noisy ones, to calibrate a promise."""
+    cache = FeatureCache(paths.features)
+    held = cache.tensor().numpy()[:7]
+    joined = JoinedRows(first=cache.select(cache.ids), then=held)
+    places = [place for place, _ in joined.parts()]
+    assert (len(places), places[-1]) == (7, slice(1797, 1804))
+    together = np.concatenate([batch for _, part in joined.parts() for _, batch in part.batches()])
+    assert np.array_equal(together, np.concatenate([batch for _, batch in joined.batches()]))
 
 
 def test_a_part_that_is_not_finite_is_named(paths: Layout, on_cluster: dict[str, Any]) -> None:
