@@ -28,6 +28,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelling
 from pydantic import TypeAdapter
 
@@ -40,6 +41,7 @@ from tasks.machine import Machine
 from tasks.telling import send_logs_to_prefect, told_to_prefect
 
 POLL_SECONDS = 1.0
+WANTED_SECONDS = 15.0  # between two looks at whether this flow run is still wanted
 NOBODY_SECONDS = 60.0  # after which the log says that no worker has taken the stage
 MOST_CALLS = 50  # flow runs of one stage of one run
 STOP_SECONDS = 20.0  # less than the 30 s after which a worker kills a flow run that it has told to stop
@@ -49,18 +51,41 @@ _DONE = TypeAdapter(StageDone)
 
 
 async def run_here(job: StageJob, *, gpu: bool) -> StageDone:
-    """Run the stage on a thread of this process; cancelled, it stops the stage's processes before it returns."""
+    """Run the stage on a thread of this process; cancelled, it stops the stage's processes before it returns.
+
+    Raises:
+        StageCancelled: the server holds this flow run to be cancelled or lost, so another may already do the stage.
+    """
     send_logs_to_prefect()
     cancel = threading.Event()
     async with gpu_slot(gpu), told_to_prefect(job.stage) as tell:
         work = asyncio.create_task(asyncio.to_thread(run_stage_job, job, Machine(), tell=tell, cancel=cancel))
+        watch = asyncio.create_task(_until_unwanted())
         try:
-            return await asyncio.shield(work)
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             cancel.set()
+            watch.cancel()
             ended, _ = await asyncio.wait({work}, timeout=STOP_SECONDS)
             for one in ended:
                 one.exception()  # asyncio complains about an error that nobody has looked at
+        return await work
+
+
+async def _until_unwanted() -> None:
+    """Returns when this flow run is no longer to run.
+
+    Its worker should hear of that, but stops listening for good where the server was away for half a minute; and a
+    flow run whose heartbeats did not arrive has been replaced.
+    """
+    async with get_client() as client:
+        while True:
+            await asyncio.sleep(WANTED_SECONDS)
+            with contextlib.suppress(httpx.TransportError, PrefectHTTPStatusError):  # the server restarts
+                state = (await client.read_flow_run(UUID(flow_run.id))).state
+                if state is not None and (state.is_final() or state.is_cancelling()):
+                    get_run_logger().warning("this flow run is %s on the server: its stage stops", state.name)
+                    return
 
 
 async def call_stage(job: StageJob, pool: str, *, gpu: bool) -> StageDone:
@@ -120,11 +145,11 @@ def _key(job: StageJob, number: int) -> str:
     return f"{job.run}:{job.stage}:{number}"
 
 
-async def _until_final(client: PrefectClient, flow_run: UUID, pool: str) -> FlowRun:
+async def _until_final(client: PrefectClient, called: UUID, pool: str) -> FlowRun:
     waited = 0.0
     while True:
         with contextlib.suppress(httpx.TransportError, PrefectHTTPStatusError):  # the server restarts
-            found = await client.read_flow_run(flow_run)
+            found = await client.read_flow_run(called)
             if found.state is not None and found.state.is_final():
                 return found
             waited = waited + POLL_SECONDS if found.state is None or found.state.is_scheduled() else 0.0
@@ -149,9 +174,7 @@ async def _answer(client: PrefectClient, ended: FlowRun) -> StageDone:
     raise StageFailed(f"flow run {ended.name} is {state.name}: {said}")
 
 
-async def _data(client: PrefectClient, flow_run: UUID) -> str:
-    wanted = ArtifactFilter(
-        flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]), type=ArtifactFilterType(any_=[ANSWER])
-    )
+async def _data(client: PrefectClient, called: UUID) -> str:
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[called]), type=ArtifactFilterType(any_=[ANSWER]))
     [found] = await client.read_artifacts(artifact_filter=wanted)
     return str(found.data)  # Prefect stores it as JSON text
