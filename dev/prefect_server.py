@@ -179,7 +179,6 @@ class PrefectServer:
     def _server_environment(self) -> dict[str, str]:
         services = {
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # 60 by default: too long to wait for in a test
-            "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_GRANULARITY": "PT5S",
             # A lease that only the server's memory knows is a GPU that stays taken after a restart.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }

@@ -25,6 +25,7 @@ from tasks.gpu_limit import limit_name, make_limit
 # stages are in it, too: with one they could fill the pool and wait for ever for the stages that they call.
 POOLS = {"local": None, "cpu": None, "gpu": 1}
 CALLERS = ("purify-and-train", "reclean")  # flows whose stages are found done, so that they can be taken up again
+RESUME_SECONDS = 45  # see RESUME
 LOST_SECONDS = 90  # three heartbeats of 30 s (prefect.toml)
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDINGS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -43,19 +44,21 @@ LOST = AutomationCore(
     ),
     actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {LOST_SECONDS} s")],
 )
-# A server remembers in memory alone which events it has seen: after a restart, a change of state that follows one from
-# before it is looked at a quarter of an hour late (PRECEDING_EVENT_LOOKBACK), and a run that has crashed waits as long.
+# Not at once: a worker reports a killed process twice, some seconds apart, and the second report would make a second
+# crash of a run that is already taken up again. And later than this after a restart of the server: it knows from memory
+# alone which events it has seen, and looks at a change of state that follows one from before a quarter of an hour late.
 RESUME = AutomationCore(
     name="lnl: runs whose process has crashed are taken up again",
     description="A new process finds the stages that are done and the flow runs of those that still run.",
     trigger=EventTrigger(
-        expect={"prefect.flow-run.Crashed"},
+        after={"prefect.flow-run.Crashed"},
+        expect={"prefect.flow-run.*"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(CALLERS)},
         for_each={"prefect.resource.id"},
-        posture=Posture.Reactive,
+        posture=Posture.Proactive,
         threshold=1,
-        within=timedelta(0),
+        within=timedelta(seconds=RESUME_SECONDS),
     ),
     actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="its process has crashed")],
 )
