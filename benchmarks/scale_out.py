@@ -5,9 +5,9 @@
 Features: synthetic 32 px JPEG images through a small_cnn and a ResNet-18 with random weights. Purification: synthetic
 float16 features, 512 wide, 14 classes: the moments of each part, and p(y | x) of each part by five linear heads and ten
 networks, the shape that DMLP's voices have. A worker has one thread, so has the local run. Ray's start is timed apart,
-and its workers are warm: they have loaded libraries and encoder. Each round runs every cell once, one after the other;
-a cell's figure is the median over rounds of its rate, and of its ratio to the local run of the same round. Processor
-time is that of the process which does the shard, and does not mind who else uses the machine.
+and its workers are warm: they have loaded libraries and encoder. A round runs a kind of work in this process, on one
+worker and on two; a cell's figure is the median over rounds of its rate, and of its ratio to the local run of the same
+round. Processor time is that of the process which does the shard, and does not mind who else uses the machine.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ Work = Callable[[Execution], float]  # processor seconds of the shards
 
 
 def report(root: Path, arguments: argparse.Namespace) -> str:
-    """All cells, in rounds; as Markdown."""
+    """All cells, each in rounds; as Markdown."""
     works = {key: work for count in arguments.shards for key, work in works_of(root, arguments, count)}
     before = os.getloadavg()[0]
     started = time.perf_counter()
@@ -83,10 +83,9 @@ def report(root: Path, arguments: argparse.Namespace) -> str:
     with execution(ray_of(2)) as two, execution(ray_of(1)) as one, execution(LOCAL) as local:
         start_seconds = time.perf_counter() - started
         wheres = {"local": local, "Ray, 1 worker": one, "Ray, 2 workers": two}
-        for work in works.values():  # warm: libraries and encoders are loaded
-            work(two)
-        for _ in range(arguments.rounds):
-            for key, work in works.items():
+        for key, work in works.items():
+            work(two)  # warm: a worker keeps the encoder of its last shard
+            for _ in range(arguments.rounds):
                 for name, where in wheres.items():
                     start = time.perf_counter()
                     processor.setdefault((key, name), []).append(work(where))
