@@ -332,7 +332,9 @@ class _Digests:
     """Looks up SHA-256 by their first 8 bytes; the rest is compared, so nothing is found by chance."""
 
     def __init__(self, digests: Any) -> None:
-        values = np.frombuffer(b"".join(digests.to_pylist()), dtype=">u8").reshape(-1, 4)
+        data, start = digests.buffers()[1], 32 * digests.offset
+        raw = data.to_pybytes()[start : start + 32 * len(digests)] if len(digests) else b""
+        values = np.frombuffer(raw, dtype=">u8").reshape(-1, 4)
         self._order = np.argsort(values[:, 0], kind="stable")
         self._values = values[self._order]
 
