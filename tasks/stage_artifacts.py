@@ -12,7 +12,8 @@ MOST_ROWS = 60  # the report has the rest
 
 async def show_metrics(stage: str, metrics: Mapping[str, Any], how: str) -> None:
     """The artifact `metrics-STAGE` (table)."""
-    rows = [{"metric": name, "value": value} for name, value in flat(metrics)]
+    found = sorted(flat(metrics), key=lambda metric: metric[0].startswith("settings."))  # what was measured first
+    rows = [{"metric": name, "value": value} for name, value in found]
     cut = f"; {MOST_ROWS} of {len(rows)} metrics" if len(rows) > MOST_ROWS else ""
     await acreate_table_artifact(
         key=f"metrics-{stage}", table=rows[:MOST_ROWS], description=f"Stage {stage}: {how}{cut}"
