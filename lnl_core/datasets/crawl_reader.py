@@ -6,6 +6,7 @@ change when a class is added.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from lnl_core.datasets.crawl_place import CrawlPlace
 from lnl_core.datasets.crawl_settings import CrawlSettings
 from lnl_core.datasets.image_files import read_image_files
 from lnl_core.datasets.trusted_rows import check_hash
-from lnl_core.s3 import Place, locate
+from lnl_core.s3 import ObjectChanged, Place, locate
 
 log = logging.getLogger("lnl")
 FORMAT = 1  # of what is made of a shard; raised when the same shard would give other rows or images
@@ -34,7 +35,7 @@ Image = bytes | QuarantineRow
 
 
 class UnusableShard(ValueError):
-    """A shard that is whole but cannot be read with these settings: a column is missing, or it is no label table."""
+    """A shard that will never be read with these settings: a column is missing, it is no label table, it is damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ class CrawlReader:
         reader = place.open_parquet(shard.name)
         names = reader.schema_arrow.names
         _need(names, [self.config.id_column, self.config.image_column], shard.name)
-        table = reader.read(columns=[name for name in self._columns() if name in names])
+        with _damage_is_told(shard.name):
+            table = reader.read(columns=[name for name in self._columns() if name in names])
         texts = self._texts(table, shard.name, list(table[self.config.id_column].to_pylist()))
         return ShardRows(texts=texts, images=_parquet_images(reader, self.config.image_column, shard.name))
 
@@ -164,16 +166,27 @@ def _check_same(place: CrawlPlace, shard: Shard, path: str) -> None:
 
 
 def _parquet_images(reader: Any, column: str, shard: str) -> Iterator[Image]:
-    row = 0
-    for batch in reader.iter_batches(_BATCH, columns=[column]):
+    batches = reader.iter_batches(_BATCH, columns=[column])
+    while True:
+        with _damage_is_told(shard):
+            batch = next(batches, None)
+        if batch is None:
+            return
         for value in batch.column(0).to_pylist():
             data = value.get("bytes") if isinstance(value, dict) else value
-            if isinstance(data, bytes):
-                yield data
-            else:
-                detail = f"{shard}: row {row}: {column} has no bytes; the crawler must write the image there"
-                yield QuarantineRow(stage="prepare", reason="missing-image", detail=detail)
-            row += 1
+            detail = f"column {column} has no bytes; the crawler must write the image there"
+            yield data if isinstance(data, bytes) else _aside("missing-image", detail)
+
+
+@contextlib.contextmanager
+def _damage_is_told(shard: str) -> Iterator[None]:
+    """pyarrow's errors of a damaged file become `UnusableShard`; those of the system, which may pass, stay."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise UnusableShard(f"{shard}: a damaged Parquet file ({error})") from error
 
 
 def _folder_images(root: Place, paths: Sequence[Any]) -> Iterator[Image]:
@@ -199,5 +212,7 @@ def _aside(reason: str, detail: str) -> QuarantineRow:
 def _read_table(place: CrawlPlace, name: str) -> pa.Table:
     try:
         return read_user_table(place.root / name)
+    except ObjectChanged:  # while it was read; the next attempt says what is there now
+        raise
     except (ContractError, UnicodeDecodeError) as error:
         raise UnusableShard(f"{name}: not a table of labels ({error})") from error
