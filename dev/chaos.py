@@ -198,7 +198,7 @@ class Outcome:
     state: str
     seconds: float
     events: list[Event]
-    attempts: dict[str, int]  # flow runs of each stage
+    attempts: dict[str, int]  # flow runs of each stage; without Prefect, calls of the executor
     lock: Lock
     origin: Path
     homes: Mapping[str, Path]
@@ -379,7 +379,7 @@ def report(seed: int, outcome: Outcome, checks: list[Check]) -> str:
     lines = [f"seed {seed}: run {outcome.run} {outcome.state or 'did not end'} after {outcome.seconds:.0f} s", ""]
     lines += ["| second | what | during | |", "|---|---|---|---|"]
     lines += [f"| {event.seconds:.0f} | {event.kind} | {event.stage} | {event.what} |" for event in outcome.events]
-    lines += ["", "| stage | killed | flow runs | command started |", "|---|---|---|---|"]
+    lines += ["", "| stage | killed | attempts | command started |", "|---|---|---|---|"]
     for stage, flow_runs in outcome.attempts.items():
         killed = sum(event.stage == stage and event.kind != "outage" for event in outcome.events)
         started = sum(name == stage for _, name in outcome.executions)

@@ -66,7 +66,7 @@ def _work_done(outcome: Outcome) -> Iterator[Check]:
     callers = 1 + sum(event.kind in ("flow run", "worker") for event in outcome.events)
     started = {stage: sum(name == stage for _, name in outcome.executions) for stage in outcome.attempts}
     often = {stage: times for stage, times in started.items() if times > outcome.attempts[stage]}
-    yield Check("no stage's command started more often than its flow runs", not often, str(often or started))
+    yield Check("no stage's command started more often than it was attempted", not often, str(often or started))
     most = max(outcome.attempts.values(), default=0)
     allowed = (1 + STAGE_RETRIES) * callers
     yield Check("no stage retried more often than its retries say", most <= allowed, f"{most}, allowed {allowed}")
