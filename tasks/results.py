@@ -23,6 +23,7 @@ from tasks.job import StageDone
 from tasks.machine import Machine
 from tasks.report_plots import report_plots
 from tasks.run import OpenRun
+from tasks.stage import worth_retrying
 
 SHOWN = ("labels", "metrics", "report")  # names of Layout that the artifacts are made of
 MOST_PLOTS_BYTES = 200_000  # of the plots' artifact: it lies in Prefect's database
@@ -34,6 +35,7 @@ MOST_PLOTS_BYTES = 200_000  # of the plots' artifact: it lies in Prefect's datab
     persist_result=False,
     retries=3,  # S3 may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def show_results(results: Layout, name: str) -> None:
     """Artifacts `summary` (table), `noise-protocol` and `plots` (markdown), `report` (link to the HTML file).
