@@ -64,7 +64,7 @@ lock: ## resolve pyproject.toml again and write both lock files
 s3: dev ## a local S3 server on loopback with a bucket, until Ctrl-C; prints how to use it
 	@$(BIN)/python -m dev.seaweed --folder .s3 --bucket lnl
 
-# Twenty minutes on two idle cores; SEED=2 is another one, WORK=0.25 shorter stages for a slow machine.
+# SEED=2 is another one, WORK=0.25 shorter stages for a slow machine.
 chaos: dev ## kill processes and take S3 away during a scheduled run; it must end with the same bytes
 	@$(BIN)/python -m dev.chaos --seed $(or $(SEED),1) --work $(or $(WORK),1)
 
