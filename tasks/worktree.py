@@ -150,7 +150,8 @@ def _make(machine: Machine, repository: str, clone: Path, path: Path, commit: st
         remove_dead_locks(clone)
         _remove(clone, path)  # of an attempt that was killed while it made it
         path.parent.mkdir(parents=True, exist_ok=True)
-        git("worktree", "add", "--quiet", "--detach", str(path), commit, cwd=clone)
+        # Forced twice: a git that was killed while it made this worktree has left it "missing but locked".
+        git("worktree", "add", "--force", "--force", "--quiet", "--detach", str(path), commit, cwd=clone)
     _write_config(machine, path)
 
 
