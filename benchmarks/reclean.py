@@ -49,6 +49,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "given": {"encoder": "given_features:encoder"},
 }
 ANEW = {"computed": (INCREMENTS,), "given": (5, 3, 1, 2, 4)}  # increments after which all is made anew
+HOW_TO_READ = (
+    "CPU seconds are those of the call and its processes. All other seconds are wall time, in which other work on the "
+    "machine has its share: compare them within a line, and CPU seconds between lines. `updated` labels are those in "
+    "use, with the margin; `same posterior` says whether the soft labels of both are the same, bit for bit, so that "
+    "`no margin` is what cleaning everything anew gives."
+)
 STAGES = ("prepare", "inject", "pretrain", "features", "purify")
 
 
@@ -201,11 +207,14 @@ def render(records: list[dict[str, Any]]) -> str:
         return "Nothing has been measured.\n"
     by_cell = {tuple(record["cell"].values()): record["found"] for record in records}
     about = "\n\n".join((__doc__ or "").split("\n\n")[2:]).rstrip()
-    lines = ["# Re-cleaning a growing crawl", "", about, "", machine_line(records)]
+    lines = ["# Re-cleaning a growing crawl", "", about, "", machine_line(records), "", HOW_TO_READ]
     for encoder in ENCODERS:
         lines += ["", f"## Cost with the encoder `{encoder}`", "", *_cost(encoder, by_cell)]
     lines += ["", "## Labels right with the encoder `given`, %", "", *_labels(by_cell)]
-    return "\n".join(lines) + "\n"
+    notes = [
+        f"{' '.join(map(str, record['cell'].values()))}: {record['note']}" for record in records if "note" in record
+    ]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
 def _cost(encoder: str, by_cell: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
@@ -229,8 +238,9 @@ def _cost(encoder: str, by_cell: dict[tuple[Any, ...], dict[str, Any]]) -> list[
 
 def _labels(by_cell: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
     lines = [
-        "| | source's labels | updated | cleaned anew | same posterior | decisions changed | held back | ledger rows |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | source's labels | updated | no margin | cleaned anew | same posterior | decisions changed | held back "
+        "| ledger rows |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for number in range(INCREMENTS + 1):
         found = by_cell.get(("given", "update", number))
@@ -242,6 +252,7 @@ def _labels(by_cell: dict[tuple[Any, ...], dict[str, Any]]) -> list[str]:
             "base" if number == 0 else f"increment {number}",
             f"{100 * found['observed_right']:.2f}",
             f"{100 * found['labels_right']:.2f}",
+            f"{100 * found['labels_right_without_margin']:.2f}",
             f"{100 * anew['labels_right']:.2f}" if anew else "",
             {True: "yes", False: "no", None: ""}[anew.get("same_posterior")],
             f"{churn['flips']:,} ({100 * churn['flip_share']:.2f} %)" if churn else "",
