@@ -33,6 +33,7 @@ from tasks.git_command import holding
 from tasks.job import Lock
 from tasks.machine import Machine
 from tasks.run_branch import lock_of
+from tasks.stage import worth_retrying
 from tasks.telling import send_logs_to_prefect
 
 CRAWL = "data/crawl"
@@ -78,8 +79,9 @@ def registered(store: str, run: str) -> int | None:
     task_run_name="look for news",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=3,
+    retries=3,  # S3 or the git server may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def look_for_news(base: BaseCommit, store: str, min_age: float) -> News:
     """Hold the crawl, the tables of labels, settings and code against those of the latest version.

@@ -39,6 +39,7 @@ from tasks.git_command import git_with_remote, holding
 from tasks.job import StageFailed
 from tasks.machine import Machine
 from tasks.run import OpenRun
+from tasks.stage import worth_retrying
 from tasks.telling import send_logs_to_prefect
 
 log = logging.getLogger("lnl")
@@ -51,6 +52,7 @@ GateValues = Mapping[str, Any] | None  # settings of the gate, by name
     persist_result=False,
     retries=3,  # S3 or the git server may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def register_version(store: str, run: OpenRun, version: str, gate: GateValues = None) -> int:
     """Add the run, whose last commit is `version`, to the store and tag the commit; returns the version's number."""
@@ -72,6 +74,7 @@ async def gate_and_promote(
     persist_result=False,
     retries=3,  # S3 or the git server may be away
     retry_delay_seconds=[5, 20, 60],
+    retry_condition_fn=worth_retrying,
 )
 async def ask_gate(
     store: str, number: int, *, repository: str | None = None, ledger: str | None = None, gate: GateValues = None

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
+from lnl_core.s3 import Unreachable
 from tasks.job import StageCancelled, StageDone, StageJob
 from tasks.placement import INLINE
 from tasks.stage_artifacts import show_metrics
@@ -26,9 +27,12 @@ STAGE_RETRY_DELAYS = [5.0, 15.0, 30.0, 60.0, 120.0]  # seconds before each retry
 
 
 async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """A broken table or setting is broken the second time, too; and who cancels a stage wants it to end."""
+    """A broken table or setting is broken the second time, too; and who cancels a stage wants it to end.
+
+    An endpoint of S3 that does not answer may be misspelt, but it may also be back in a minute.
+    """
     error = await state.aresult(raise_on_failure=False)
-    return not isinstance(error, ConfigError | ContractError | StageCancelled)
+    return isinstance(error, Unreachable) or not isinstance(error, ConfigError | ContractError | StageCancelled)
 
 
 @task(
