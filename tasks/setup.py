@@ -46,8 +46,8 @@ LOST = AutomationCore(
 )
 # Not at once: a worker reports a killed process twice, some seconds apart, and the second report would make a second
 # crash of a run that is already taken up again. And later than this in two cases, for the server looks at a change of
-# state that follows one it has not seen a quarter of an hour late: after its restart (it remembers in memory alone), and
-# in the first quarter of an hour of a run that a schedule has made (its first state is no event).
+# state that follows one it has not seen a quarter of an hour late: after its restart (it remembers in memory alone),
+# and in the first quarter of an hour of a run that a schedule has made (its first state is no event).
 RESUME = AutomationCore(
     name="lnl: runs whose process has crashed are taken up again",
     description="A new process finds the stages that are done and the flow runs of those that still run.",
