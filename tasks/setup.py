@@ -45,9 +45,8 @@ LOST = AutomationCore(
     actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {LOST_SECONDS} s")],
 )
 # Not at once: a worker reports a killed process twice, some seconds apart, and the second report would make a second
-# crash of a run that is already taken up again. And later than this in two cases, for the server looks at a change of
-# state that follows one it has not seen a quarter of an hour late: after its restart (it remembers in memory alone),
-# and in the first quarter of an hour of a run that a schedule has made (its first state is no event).
+# crash of a run that is already taken up again. And later than this after a restart of the server: it knows from memory
+# alone which events it has seen, and looks at a change of state that follows one from before a quarter of an hour late.
 RESUME = AutomationCore(
     name="lnl: runs whose process has crashed are taken up again",
     description="A new process finds the stages that are done and the flow runs of those that still run.",
