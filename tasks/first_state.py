@@ -1,8 +1,8 @@
 """The first state of a scheduled run as an event, which Prefect's scheduler leaves out.
 
-Automations look at a change of state only after the one that it follows. The scheduler writes a run's first state without
-an event, so for the first quarter of an hour they would wait for it and see none of the run's states: a crash would
-not be taken up, an end not be known.
+Automations look at a change of state only after the one that it follows. The scheduler writes a run's first state
+without an event, so for the first quarter of an hour they would wait for it and see none of the run's states: a crash
+would not be taken up, an end not be known.
 """
 
 from __future__ import annotations
