@@ -121,8 +121,10 @@ def _run_stage_job(job: StageJob, machine: Machine, tell: Tell, cancel: threadin
 def _reproduce(job: StageJob, dvc: Dvc) -> dict[str, Any]:
     """Let DVC make the stage's outputs, or find them made; its entry of dvc.lock."""
     lock = dict(job.lock)
-    if job.stage in job.previous and lay_previous(dvc, job.stage, job.previous[job.stage]):
-        lock[job.stage] = job.previous[job.stage]  # DVC finds it unchanged where it is
+    before = job.previous.get(job.stage)
+    # DVC finds an unchanged stage by its entry, but takes an input that is not there for unchanged, too.
+    if before and lay_previous(dvc, job.stage, before) and not _other_inputs(job, before):
+        lock[job.stage] = before
     write_lock(dvc.worktree, lock)
     if not dvc.has_remote:  # `repro --pull` wants one even where the cache has everything
         check_out_inputs(dvc, job.stage, job.lock)
@@ -141,12 +143,14 @@ def _check_inputs(job: StageJob, entry: dict[str, Any]) -> None:
     Raises:
         StageFailed: it was not; a retry pulls the inputs anew.
     """
+    for path in _other_inputs(job, entry):
+        raise StageFailed(f"stage {job.stage}: {path} is not what the stage before it made; it is pulled anew")
+
+
+def _other_inputs(job: StageJob, entry: dict[str, Any]) -> list[str]:
+    """The inputs of an entry of dvc.lock that are not what the stages before it made."""
     made = {out["path"]: out["md5"] for upstream in job.lock.values() for out in upstream.get("outs", [])}
-    for dep in entry.get("deps", []):
-        if dep["path"] in made and dep["md5"] != made[dep["path"]]:
-            raise StageFailed(
-                f"stage {job.stage}: {dep['path']} is not what the stage before it made; it is pulled anew"
-            )
+    return [dep["path"] for dep in entry.get("deps", []) if made.get(dep["path"], dep.get("md5")) != dep.get("md5")]
 
 
 def _how(job: StageJob, worktree: Path, entry: dict[str, Any]) -> Literal["run", "restored", "unchanged"]:

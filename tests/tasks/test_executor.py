@@ -109,6 +109,20 @@ def test_the_previous_files_are_laid_out_for_the_stage_at_hand(tiny: Tiny, tmp_p
     assert "two: previous ['.lnl/previous/two/all.txt', '.lnl/previous/two/metrics.json']" in told.text
 
 
+def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_path: Path) -> None:
+    """Its own entry of the version before still fits code and params, and its inputs are not there yet."""
+    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
+    old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
+    revision = tiny.open(machine, "run-2", one="steps: 3")
+    one = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, tell=Told())
+    two = run_stage_job(tiny.job(revision, "run-2", "two", {"one": one.lock}, old), machine, tell=Told())
+    assert (one.how, two.how) == ("run", "run")
+    made = {out["path"]: out["md5"] for out in one.lock["outs"]}
+    read = {dep["path"]: dep["md5"] for dep in two.lock["deps"] if dep["path"] in made}
+    assert read
+    assert read.items() <= made.items()
+
+
 def test_a_previous_version_that_is_gone_is_done_without(tiny: Tiny, tmp_path: Path) -> None:
     old = {name: one.lock for name, one in tiny.run(Machine(tmp_path / "lost", remote=""), "run-1").items()}
     machine, told = Machine(tmp_path / "machine", remote=str(tmp_path / "remote")), Told()
