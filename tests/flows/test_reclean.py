@@ -107,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made.add("2026-01.parquet", range(120), "a.example")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LNL_HOME", str(folder / "home"))
-        patch.delenv("LNL_DVC_REMOTE", raising=False)
+        patch.setenv("LNL_DVC_REMOTE", str(folder / "remote"))
         yield made
 
 
