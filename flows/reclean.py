@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prefect import flow
@@ -44,6 +44,7 @@ async def reclean(
     placement: str | dict[str, str] = INLINE,
     store: str | None = None,
     ledger: str | None = None,
+    gate: dict[str, Any] | None = None,
     min_age: float = MIN_AGE,
     force: bool = False,
 ) -> State[str]:
@@ -58,6 +59,7 @@ async def reclean(
         placement: where stages run, as in purify-and-train.
         store: the versions, a folder or s3://bucket/prefix; None: LNL_VERSIONS, else `versions`.
         ledger: label ledger that the labels of promoted versions are committed to; None: LNL_LEDGER, else none.
+        gate: settings of the promotion gate (docs/versions.md), e.g. {"tolerance": 0.01}.
         min_age: seconds; shards with a younger file wait for the next time.
         force: run even if nothing is new.
 
@@ -73,18 +75,21 @@ async def reclean(
         news = await look_for_news(base, where, min_age)
         if not news.reasons and not force:
             return Completed(name="NothingNew", message="no new shards, tables of labels, settings or code")
-        number = await _new_version(replace(base, params=news.params), news, placement, where)
-    return await gate_and_promote(where, number, repository=repository or default_repository(), ledger=ledger)
+        number = await _new_version(replace(base, params=news.params), news, placement, where, gate)
+    home = repository or default_repository()
+    return await gate_and_promote(where, number, repository=home, ledger=ledger, gate=gate)
 
 
-async def _new_version(base: BaseCommit, news: News, placement: Placement, store: str) -> int:
+async def _new_version(
+    base: BaseCommit, news: News, placement: Placement, store: str, gate: dict[str, Any] | None
+) -> int:
     run = await begin_run(base, flow_run.id, placement, files=news.files)
     run = replace(run, previous=await asyncio.to_thread(previous_of, run.repository, run.revision, Machine()))
     done = await drive_stages(run)
     version = await finish_run(run, done, f"Clean again: {', '.join(news.reasons)}")
     await show_version(run, version, done)
     await show_churn(done["purify"].metrics)
-    return await register_version(store, run, version)
+    return await register_version(store, run, version, gate)
 
 
 def main(
