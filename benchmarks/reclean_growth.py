@@ -133,8 +133,8 @@ def page(measured: Sequence[Sizes]) -> str:
         "# Ten re-cleanings in a row",
         "",
         f"`python benchmarks/reclean_growth.py`: a crawl of {BASE} images, then {STEP} more before each run, then runs "
-        "with nothing new. kB in each place after the run; in brackets what the run added. `shown results` are the reports "
-        "that the flow keeps on its machine for Prefect's links; cache and remote hold the same report, once each.",
+        "with nothing new. kB in each place after the run; in brackets what the run added. `shown results` are the "
+        "reports that the flow keeps on its machine for Prefect's links; cache and remote hold the same report, once each.",
         "",
         "| run | new images | encoded | seconds | " + " | ".join(names) + " |",
         "|---|---|---|---|" + "---|" * len(names),
