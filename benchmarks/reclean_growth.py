@@ -134,7 +134,7 @@ def page(measured: Sequence[Sizes]) -> str:
         "",
         f"`python benchmarks/reclean_growth.py`: a crawl of {BASE} images, then {STEP} more before each run, then runs "
         "with nothing new. kB in each place after the run; in brackets what the run added. `shown results` are the "
-        "reports that the flow keeps on its machine for Prefect's links; cache and remote hold the same report, once each.",
+        "reports that the flow keeps on its machine for Prefect's links; cache and remote hold the same reports, too.",
         "",
         "| run | new images | encoded | seconds | " + " | ".join(names) + " |",
         "|---|---|---|---|" + "---|" * len(names),
