@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from lnl_core.config import ConfigError, Params, parse_params
@@ -32,8 +30,8 @@ from tasks.commit_files import ancestor, file_of, trees_differ
 from tasks.git_command import holding
 from tasks.job import Lock
 from tasks.machine import Machine
+from tasks.patient_task import patient_task
 from tasks.run_branch import lock_of
-from tasks.stage import worth_retrying
 from tasks.telling import send_logs_to_prefect
 
 CRAWL = "data/crawl"
@@ -75,14 +73,7 @@ def registered(store: str, run: str) -> int | None:
     return found.number if found else None
 
 
-@task(
-    task_run_name="look for news",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # S3 or the git server may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("look for news")
 async def look_for_news(base: BaseCommit, store: str, min_age: float) -> News:
     """Hold the crawl, the tables of labels, settings and code against those of the latest version.
 

@@ -15,9 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -38,22 +36,15 @@ from tasks.file_lock import locked
 from tasks.git_command import git_with_remote, holding
 from tasks.job import StageFailed
 from tasks.machine import Machine
+from tasks.patient_task import patient_task
 from tasks.run import OpenRun
-from tasks.stage import worth_retrying
 from tasks.telling import send_logs_to_prefect
 
 log = logging.getLogger("lnl")
 GateValues = Mapping[str, Any] | None  # settings of the gate, by name
 
 
-@task(
-    task_run_name="register version",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # S3 or the git server may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("register version")
 async def register_version(store: str, run: OpenRun, version: str, gate: GateValues = None) -> int:
     """Add the run, whose last commit is `version`, to the store and tag the commit; returns the version's number."""
     send_logs_to_prefect()
@@ -68,14 +59,7 @@ async def gate_and_promote(
     return Completed(name="Promoted" if promoted else "NotPromoted", message=f"version {number}: {why}")
 
 
-@task(
-    task_run_name="ask the gate",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # S3 or the git server may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("ask the gate")
 async def ask_gate(
     store: str, number: int, *, repository: str | None = None, ledger: str | None = None, gate: GateValues = None
 ) -> tuple[bool, str]:

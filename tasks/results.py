@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from lnl_core.contracts import read_labels
 from lnl_core.report.summary import summary_table
@@ -21,22 +19,15 @@ from lnl_core.stages.layout import Layout
 from tasks.executor import fetch_outputs
 from tasks.job import StageDone
 from tasks.machine import Machine
+from tasks.patient_task import patient_task
 from tasks.report_plots import report_plots
 from tasks.run import OpenRun
-from tasks.stage import worth_retrying
 
 SHOWN = ("labels", "metrics", "report")  # names of Layout that the artifacts are made of
 MOST_PLOTS_BYTES = 200_000  # of the plots' artifact: it lies in Prefect's database
 
 
-@task(
-    task_run_name="show results",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # S3 may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("show results")
 async def show_results(results: Layout, name: str) -> None:
     """Artifacts `summary` (table), `noise-protocol` and `plots` (markdown), `report` (link to the HTML file).
 

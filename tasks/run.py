@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import yaml
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks.base_commit import BaseCommit, uncommitted
 from tasks.job import Lock, StageDone, StageFailed, StageJob
 from tasks.machine import Machine
+from tasks.patient_task import patient_task
 from tasks.placement import Placement, place, wanted_pool
 from tasks.run_branch import close_run, open_run
-from tasks.stage import stage_task, worth_retrying
+from tasks.stage import stage_task
 
 MOST_STARTS = 20  # of a run's process: an automation starts a crashed one again, and must not do so for ever
 
@@ -50,14 +49,7 @@ class OpenRun:
         )
 
 
-@task(
-    task_run_name="open run",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # the git server may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("open run")
 async def begin_run(
     base: BaseCommit,
     run: str,
@@ -102,14 +94,7 @@ async def drive_stages(run: OpenRun) -> dict[str, StageDone]:
     return done
 
 
-@task(
-    task_run_name="close run",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,  # the git server may be away
-    retry_delay_seconds=[5, 20, 60],
-    retry_condition_fn=worth_retrying,
-)
+@patient_task("close run")
 async def finish_run(run: OpenRun, done: Mapping[str, StageDone], message: str = "") -> str:
     """Commit dvc.lock on branch runs/RUN. Returns the commit's id: that commit is the version."""
     lock = {stage: made.lock for stage, made in done.items()}
