@@ -22,8 +22,8 @@ import torch
 
 from lnl_core.config import load_preset
 from lnl_core.files import read_json
+from lnl_core.layout import Layout
 from lnl_core.stages.chain import run_chain
-from lnl_core.stages.layout import Layout
 
 METHODS = {"cross_entropy": "CE", "divide_mix": "DivideMix"}
 CE = ["train.cross_entropy.epochs=20", "train.cross_entropy.batch_size=64", "train.cross_entropy.lr=0.05"]

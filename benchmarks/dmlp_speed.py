@@ -8,7 +8,7 @@ float32, which all cost the same, and is extrapolated; modes `reference` (float6
 run whole. All of a width run one after another in one process, so that ratios compare like with like.
 
 Labels: the features and noises of `benchmarks/purify.py`. The twin's labels are those of mode `reference`, which equals
-it (tests/purify/test_published_dmlp.py).
+it (tests/purify/test_ipc_ensemble.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from purify import HUMAN, NOISES, draw_task, load
 
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
-from lnl_core.purify.published_settings import PublishedSettings
+from lnl_core.purify.published.settings import PublishedSettings
 from lnl_core.purify.task import PurifyTask
 
 HERE = Path(__file__).parent

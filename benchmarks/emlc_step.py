@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from lnl_core.blocks.forward_batch_norm import running_statistics_kept
-from lnl_core.blocks.meta_gradient import copied_weights, gradient, log_probabilities, norm, soft_cross_entropy
-from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.config import ModelSettings
 from lnl_core.models.encoder import build_encoder
-from lnl_core.purify.emlc_step import EMLCNetworks, NoisyAndTrusted, StepSettings, new_networks
+from lnl_core.purify.meta.forward_batch_norm import running_statistics_kept
+from lnl_core.purify.meta.meta_gradient import copied_weights, gradient, log_probabilities, norm, soft_cross_entropy
+from lnl_core.purify.meta.step import EMLCNetworks, NoisyAndTrusted, StepSettings, new_networks
 from lnl_core.runtime import Runtime
+from lnl_core.training.updates import MomentumSGD
 
 CLASSES = 10
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

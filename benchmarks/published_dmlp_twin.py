@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.purify.published_settings import PublishedSettings
+from lnl_core.purify.published.settings import PublishedSettings
 
 
 @dataclass(kw_only=True)

@@ -26,16 +26,16 @@ import pyarrow.parquet as pq
 import torch
 from cells import Cell, answer_cell, machine_line, peak_mib, read_results, run_cells
 
-from lnl_core.blocks.linear_probe import fit_linear_probe
 from lnl_core.contracts import string_ids
 from lnl_core.evaluate.calibration import expected_calibration_error, reliability
 from lnl_core.features.user_table import MappedRows
 from lnl_core.noise import NOISE_TYPES
 from lnl_core.noise.source import NoiseSource
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.answer import purify
+from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.runtime import seed_for
+from lnl_core.statistics.linear_probe import fit_linear_probe
 
 HERE = Path(__file__).parent
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

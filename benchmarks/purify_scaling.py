@@ -29,7 +29,7 @@ from cells import Cell, answer_cell, machine_line, peak_mib, read_results, run_c
 from lnl_core.contracts import string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.answer import purify
+from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.task import PurifyTask
 
 HERE = Path(__file__).parent

@@ -33,9 +33,9 @@ from lnl_core.contracts import NO_LABEL, Labels, Purified, Truth, string_ids, wr
 from lnl_core.datasets import DATASETS
 from lnl_core.features.user_table import MappedRows
 from lnl_core.images.decode import decode_image, to_array
+from lnl_core.layout import Layout
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
 from lnl_core.purify.task import PurifyTask
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 
 HERE = Path(__file__).parent

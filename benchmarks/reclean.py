@@ -36,8 +36,8 @@ import yaml
 from cells import Cell, answer_cell, machine_line, read_results, run_cells
 
 from lnl_core.contracts import read_purified
+from lnl_core.layout import Layout
 from lnl_core.ledger.store import Ledger
-from lnl_core.stages.layout import Layout
 
 HERE = Path(__file__).parent
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

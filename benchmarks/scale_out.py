@@ -33,7 +33,6 @@ import pyarrow.parquet as pq
 from cells import machine, machine_line
 from PIL import Image
 
-from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.config import ImageSettings, ModelSettings, RunSettings
 from lnl_core.contracts import string_ids
 from lnl_core.execution.shards import Execution, execution
@@ -44,6 +43,7 @@ from lnl_core.images import shards as image_shards
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import save_encoder
 from lnl_core.runtime import use_threads
+from lnl_core.statistics.moments import Moments, accumulate
 
 IMAGES = ImageSettings(size=32)
 CLASSES, WIDTH, HIDDEN, HEADS, NETWORKS = 14, 512, 128, 5, 10

@@ -34,13 +34,13 @@ from lnl_core.contracts import read_labels, read_truth, write_purified
 from lnl_core.features.user_table import MappedRows
 from lnl_core.files import read_json, write_json
 from lnl_core.images.store import load_images
+from lnl_core.layout import Layout
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.models.saved import load_classifier
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.answer import purify
+from lnl_core.purify.decide.purified import purify
 from lnl_core.runtime import Runtime, resolve
 from lnl_core.stages.chain import run_chain
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.purify import purify_task
 from lnl_core.stages.stage import run_stage, shared_settings
 

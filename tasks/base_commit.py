@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lnl_core.config import ConfigError, Params, apply_overrides, parse_params
-from lnl_core.stages.stage import SHARED_SECTIONS, STAGE_NAMES, Shared, check_params, stage_named
+from lnl_core.layout import STAGE_NAMES
+from lnl_core.stages.stage import SHARED_SECTIONS, Shared, check_params, stage_named
 from tasks.git_command import fetched, find_commit, git, git_with_remote
 from tasks.graph import StageNode, parse_graph
 from tasks.job import StageFailed

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.variables import Variable
 
-from lnl_core.datasets.crawl_listing import Shard
+from lnl_core.crawl.listing import Shard
 from lnl_core.versions.store import VersionStore
 from tasks.base_commit import BaseCommit
 from tasks.crawl_news import crawl_path, default_store, new_shards, versions_before

@@ -20,9 +20,9 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from lnl_core.config import ConfigError, Params, parse_params
-from lnl_core.datasets.crawl_listing import Listing, Shard, read_listing, update_listing, write_listing
+from lnl_core.crawl.listing import Listing, Shard, read_listing, update_listing, write_listing
+from lnl_core.crawl.reclean import with_hashes
 from lnl_core.s3 import is_s3, locate, read_bytes
-from lnl_core.stages.reclean import with_hashes
 from lnl_core.versions.promote import promoted_manifest
 from lnl_core.versions.store import VersionStore
 from tasks.base_commit import BaseCommit

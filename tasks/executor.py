@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from lnl_core.config import ConfigError
 from lnl_core.files import read_json
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from tasks.disk_space import told_as_failure
 from tasks.dvc_command import Dvc, progress_file, stage_log
 from tasks.dvc_lock import check_travels, parse_lock

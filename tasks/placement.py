@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lnl_core.config import ConfigError, Params
+from lnl_core.layout import STAGE_NAMES
 from lnl_core.registry import unknown_name
-from lnl_core.stages.stage import STAGE_NAMES, stage_named
+from lnl_core.stages.stage import stage_named
 from tasks.graph import StageNode
 
 INLINE = "inline"

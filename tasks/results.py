@@ -13,9 +13,9 @@ import yaml
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
 from lnl_core.contracts import read_labels
+from lnl_core.layout import Layout
 from lnl_core.report.summary import summary_table
 from lnl_core.s3 import upload
-from lnl_core.stages.layout import Layout
 from tasks.executor import fetch_outputs
 from tasks.job import StageDone
 from tasks.machine import Machine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lnl_core.config import Params
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
 
 

@@ -22,9 +22,9 @@ import yaml
 from ruamel.yaml import YAML
 
 from lnl_core.config import Params, load_params, load_preset, preset_names
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.registry import Registry
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES, Stage, run_stage, stage_named
+from lnl_core.stages.stage import Stage, run_stage, stage_named
 from tasks.graph import read_graph
 
 REPOSITORY = Path(__file__).parents[1]

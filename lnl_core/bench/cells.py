@@ -17,9 +17,8 @@ from typing import Literal
 from lnl_core.bench.grid import Cell
 from lnl_core.bench.records import Record, append_record, failed, finished, read_records
 from lnl_core.files import atomic_folder
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.stages.chain import run_chain
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES
 
 log = logging.getLogger("lnl")
 LAST = "evaluate"

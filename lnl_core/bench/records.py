@@ -13,9 +13,8 @@ import torch
 import lnl_core
 from lnl_core.bench.grid import Cell
 from lnl_core.files import read_json
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.report.versions import versions
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES
 
 log = logging.getLogger("lnl")
 Record = dict[str, Any]

@@ -3,8 +3,8 @@
 `DATASETS.get(name).make(config)` is a `Dataset` (see `index.py`), or the reader of a crawl, which grows.
 """
 
-from lnl_core.datasets.crawl_reader import CrawlReader
-from lnl_core.datasets.index import Dataset
+from lnl_core.crawl.reader import CrawlReader
+from lnl_core.labels.index import Dataset
 from lnl_core.registry import Registry
 
 DATASETS: Registry[type[Dataset] | type[CrawlReader]] = Registry("dataset", "lnl_core.datasets")

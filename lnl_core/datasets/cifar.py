@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lnl_core.blocks.label_file import read_torch_labels
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, IntArray, QuarantineRow, string_ids
-from lnl_core.datasets.index import Index
+from lnl_core.labels.index import Index
+from lnl_core.labels.label_file import read_torch_labels
 
 Pixels = npt.NDArray[np.uint8]
 _ARRAY_PARTS = {  # what the pickles of numpy arrays are made of, under the names of numpy 1 and 2

@@ -8,7 +8,7 @@ from typing import Literal
 from lnl_core.config import Settings
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.cifar import CIFAR, check_root, human_file
-from lnl_core.datasets.index import Index
+from lnl_core.labels.index import Index
 
 
 class CIFAR100Config(Settings):

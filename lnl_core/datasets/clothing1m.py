@@ -23,9 +23,9 @@ from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, Ids, QuarantineRow, string_ids
 from lnl_core.datasets import DATASETS
 from lnl_core.datasets.clothing1m_lists import SPLITS, Lists, assign, read_lists
-from lnl_core.datasets.image_files import read_image_files
-from lnl_core.datasets.index import Index
 from lnl_core.datasets.release_place import is_folder
+from lnl_core.images.image_files import read_image_files
+from lnl_core.labels.index import Index
 from lnl_core.s3 import Place, S3Path, locate
 
 log = logging.getLogger("lnl")

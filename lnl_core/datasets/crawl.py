@@ -6,9 +6,9 @@ its rows shard by shard, so that the stage prepare reads each shard once in its 
 
 from __future__ import annotations
 
+from lnl_core.crawl.reader import CrawlReader
+from lnl_core.crawl.settings import CrawlSettings
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.crawl_reader import CrawlReader
-from lnl_core.datasets.crawl_settings import CrawlSettings
 
 
 class CrawlConfig(CrawlSettings):

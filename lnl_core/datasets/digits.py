@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from lnl_core.config import Settings
 from lnl_core.contracts import Ids, IntArray, QuarantineRow, string_ids
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.index import Index
+from lnl_core.labels.index import Index
 
 
 class DigitsConfig(Settings):

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.label_file import column, read_user_table
 from lnl_core.config import ConfigError
 from lnl_core.contracts import SPLITS, Ids, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.image_files import read_image_files
-from lnl_core.datasets.index import Index
 from lnl_core.datasets.label_table import Columns, TableColumns, index_from_table, table_ids
+from lnl_core.images.image_files import read_image_files
+from lnl_core.labels.index import Index
+from lnl_core.labels.label_file import column, read_user_table
 from lnl_core.s3 import Place, below, list_objects, locate
 
 

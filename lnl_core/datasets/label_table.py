@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers, label_text, names_from
 from lnl_core.config import Settings
 from lnl_core.contracts import (
     NO_LABEL,
@@ -19,7 +18,8 @@ from lnl_core.contracts import (
     Split,
     string_ids,
 )
-from lnl_core.datasets.index import Index
+from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers, label_text, names_from
+from lnl_core.labels.index import Index
 
 Columns = Mapping[str, Sequence[object]]  # column name -> values
 Locate = Callable[[int], str]  # row number -> "labels.csv: row 3"

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import model_validator
 
-from lnl_core.blocks.label_file import column
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, Ids, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.image_files import read_image_file
-from lnl_core.datasets.index import Index
 from lnl_core.datasets.label_table import TableColumns, index_from_table, table_ids
+from lnl_core.images.image_files import read_image_file
+from lnl_core.labels.index import Index
+from lnl_core.labels.label_file import column
 from lnl_core.s3 import Place, S3Path, below, files_in, in_order, locate, open_parquet
 
 _BATCH = 128  # images read from a row group at a time

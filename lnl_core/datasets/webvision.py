@@ -21,11 +21,11 @@ from pydantic import Field, model_validator
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow, string_ids
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.image_files import read_image_files
 from lnl_core.datasets.imagenet_val import val_images
-from lnl_core.datasets.index import Index
 from lnl_core.datasets.key_lists import Fault, LabelList, numbered_lines, read_labels, read_names
 from lnl_core.datasets.release_place import is_file, is_folder
+from lnl_core.images.image_files import read_image_files
+from lnl_core.labels.index import Index
 from lnl_core.s3 import Place, S3Path, locate
 
 log = logging.getLogger("lnl")

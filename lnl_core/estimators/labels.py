@@ -11,8 +11,8 @@ import torch
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from lnl_core.blocks.class_labels import label_text
 from lnl_core.contracts import NO_LABEL, ContractError, IntArray
+from lnl_core.labels.class_labels import label_text
 
 MISSING = -1  # an int label that says that there is none, as in sklearn.semi_supervised
 

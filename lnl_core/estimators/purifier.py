@@ -21,17 +21,17 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lnl_core.blocks.linear_probe import LinearProbe, fit_linear_probe
 from lnl_core.config import ConfigError, Settings, parse
 from lnl_core.contracts import NO_LABEL, ContractError, FloatArray, Ids, IntArray, Purified, check_unique
 from lnl_core.estimators.features import ArrayFeatures, FeatureSource, Rows, as_array, open_path
 from lnl_core.estimators.labels import GivenLabels, classes_of
 from lnl_core.estimators.trusted import GivenTrusted, id_labels, trusted_of
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.answer import purify
-from lnl_core.purify.check import CheckedFeatures
+from lnl_core.purify.decide.check import CheckedFeatures
+from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.runtime import seed_for
+from lnl_core.statistics.linear_probe import LinearProbe, fit_linear_probe
 
 HEAD_ROWS = 50_000  # 400 MB of float32 at 2,048 features, once more while they are standardised
 _BATCH = 8192  # new rows predicted at a time

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lnl_core.blocks.class_labels import label_text
-from lnl_core.blocks.label_file import read_label_file
 from lnl_core.contracts import ContractError, FloatArray, Ids, positions, string_ids
 from lnl_core.estimators.features import as_array
 from lnl_core.estimators.labels import MISSING, GivenLabels
+from lnl_core.labels.class_labels import label_text
+from lnl_core.labels.label_file import read_label_file
 
 Rows = npt.NDArray[np.intp]
 HOW = "give trusted=(rows, labels) for rows of `features`, or trusted=(features, labels) for rows of their own"

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 
-from lnl_core.blocks.training_trace import TraceEpoch, read_trace
 from lnl_core.evaluate.labels import share
 from lnl_core.evaluate.learned_labels import LearnedLabels
 from lnl_core.evaluate.small_loss import LossHistogram, loss_histogram, scaled_losses
+from lnl_core.training.training_trace import TraceEpoch, read_trace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lnl_core import __version__
-from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers
-from lnl_core.blocks.label_file import column, read_user_table
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, BoolArray, ContractError, Purified, check_unique, read_purified, string_ids
 from lnl_core.files import file_sha256
+from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers
+from lnl_core.labels.label_file import column, read_user_table
 from lnl_core.ledger.store import CHANGES, Card, Ledger, Run
 
 Names = npt.NDArray[np.object_]  # class names; None where there is no label

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lnl_core.blocks.class_labels import label_text
-from lnl_core.blocks.label_file import column, read_label_file, read_user_table
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, check_unique, metadata_of
 from lnl_core.files import atomic_folder, atomic_path
+from lnl_core.labels.class_labels import label_text
+from lnl_core.labels.label_file import column, read_label_file, read_user_table
 from lnl_core.ledger.store import Ledger
 
 LinkKind = Literal["symlink", "hardlink"]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lnl_core.blocks.network_input import as_input
 from lnl_core.contracts import FloatArray
 from lnl_core.images.encoded import Pixels
+from lnl_core.images.network_input import as_input
 from lnl_core.runtime import Runtime
 
 __all__ = ["as_input", "predict_probabilities"]

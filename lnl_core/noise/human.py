@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lnl_core.blocks.class_labels import class_numbers
-from lnl_core.blocks.label_file import read_label_file, read_torch_labels
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, Ids, IntArray, check_unique, positions, string_ids
+from lnl_core.labels.class_labels import class_numbers
+from lnl_core.labels.label_file import read_label_file, read_torch_labels
 from lnl_core.noise import NOISE_TYPES
 from lnl_core.noise.source import NoiseConfig, NoiseSource
 

@@ -1,6 +1,6 @@
 """Try several purifiers, keep the one that is right most often on trusted rows it was not told about.
 
-Every candidate purifies the noisy rows and answers the trusted rows out of fold (`lnl_core.purify.cross_fit`), weighted
+Every candidate purifies the noisy rows and answers the trusted rows out of fold (`decide/cross_fit.py`), weighted
 to the class prior of the noisy rows. The choice:
 
     1. the share of right labels of each candidate, and the standard error of its paired difference to the highest
@@ -29,14 +29,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.confidence_calibration import prior_weights
-from lnl_core.blocks.softmax_link import row_losses
-from lnl_core.blocks.transition import estimate_transition
 from lnl_core.config import ConfigError, Settings, parse
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.cross_fit import known_or_drawn, out_of_fold
+from lnl_core.purify.decide.cross_fit import known_or_drawn, out_of_fold
 from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.statistics.calibration import prior_weights
+from lnl_core.statistics.softmax_link import row_losses
+from lnl_core.statistics.transition import estimate_transition
 
 log = logging.getLogger("lnl")
 Array = npt.NDArray[np.float64]

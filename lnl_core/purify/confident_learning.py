@@ -24,15 +24,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.moments import Transform
-from lnl_core.blocks.ridge import RidgePath
-from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
-from lnl_core.blocks.transition import posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.statistics.moments import Transform
+from lnl_core.statistics.ridge import RidgePath
+from lnl_core.statistics.softmax_link import SoftmaxLink, fit_link, log_loss
+from lnl_core.statistics.transition import posterior
 
 Array = npt.NDArray[np.float64]
 Filter = Literal["prune_by_noise_rate", "prune_by_class", "both", "confident_learning", "predicted_neq_given"]

@@ -40,18 +40,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lnl_core.blocks.evidence import Evidence, fit_evidence
-from lnl_core.blocks.moments import check_finite
-from lnl_core.blocks.softmax_link import log_loss
-from lnl_core.blocks.transition import estimate_transition
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.dmlp_config import DMLPConfig
-from lnl_core.purify.eac import Correction, OfRows, Voices, with_eac
-from lnl_core.purify.ipc import Choice, IPCPath, dealings_of, search, searched, training_rows
-from lnl_core.purify.published_dmlp import published_dmlp
+from lnl_core.purify.ipc_eac.eac import Correction, OfRows, Voices, with_eac
+from lnl_core.purify.ipc_eac.ipc import Choice, IPCPath, dealings_of, search, searched, training_rows
+from lnl_core.purify.ipc_eac.settings import DMLPConfig
+from lnl_core.purify.published.procedure import published_dmlp
 from lnl_core.purify.task import FeatureRows, Purification, PurifyTask, parts_of
+from lnl_core.statistics.evidence import Evidence, fit_evidence
+from lnl_core.statistics.moments import check_finite
+from lnl_core.statistics.softmax_link import log_loss
+from lnl_core.statistics.transition import estimate_transition
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]

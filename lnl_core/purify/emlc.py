@@ -6,7 +6,7 @@ Keren Taraday and Baskin, "Enhanced Meta Label Correction for Coping with Label 
     q(y | x, observed) = w onehot(observed) + (1 - w) softmax(classifier(h(x)))         Sec. 3.6, Fig. 3
     L(alpha) = L_CE(trusted) + L_BCE(gate) + L_META(w*(alpha))                          Eq. 12
 
-L_META is the student's loss on trusted rows, differentiated through its last k steps (Alg. 2, `blocks/meta_gradient`).
+L_META is the student's loss on trusted rows, differentiated through its last k steps (Alg. 2, `meta/meta_gradient`).
 
 Mode `fixed`, and where it departs from the paper:
   - the teacher reads its student (`ReadingTeacher`): its classifier adds to the student's log-probabilities, its gate
@@ -20,7 +20,7 @@ Mode `fixed`, and where it departs from the paper:
   - folds: epoch and answer are chosen on trusted rows that were not learnt from (the paper validates on those it
     learns from), and no row is corrected by networks that learned its observed label;
   - the answer is the better of the teacher's q and the student's p(y | x) T[y, observed], both calibrated, the latter's
-    two factors weighed on held-out trusted rows (`blocks/evidence`).
+    two factors weighed on held-out trusted rows (`statistics/evidence`).
 
 Memory: as `meta_features` says.
 """
@@ -35,11 +35,11 @@ from pydantic import Field, model_validator
 
 from lnl_core.config import Settings
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.emlc_images import EMLCImageSettings, purify_images
-from lnl_core.purify.emlc_teacher import EMLCCorrector, ReadingTeacher, Student, Teacher, feature_backbone
-from lnl_core.purify.meta_features import purify_on_features
-from lnl_core.purify.meta_folds import FeatureSettings, Heads
-from lnl_core.purify.meta_training import MetaSchedule
+from lnl_core.purify.meta.features import purify_on_features
+from lnl_core.purify.meta.folds import FeatureSettings, Heads
+from lnl_core.purify.meta.images import EMLCImageSettings, purify_images
+from lnl_core.purify.meta.teacher import EMLCCorrector, ReadingTeacher, Student, Teacher, feature_backbone
+from lnl_core.purify.meta.training import MetaSchedule
 from lnl_core.purify.task import Purification, PurifyTask
 
 PUBLISHED: dict[str, Any] = {

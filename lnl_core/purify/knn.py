@@ -26,13 +26,13 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from lnl_core.blocks.transition import posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.statistics.transition import posterior
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]

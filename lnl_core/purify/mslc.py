@@ -22,10 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.meta_baselines import MetaBaselineConfig, baseline_settings, new_student, with_adam
-from lnl_core.purify.meta_features import purify_on_features
-from lnl_core.purify.meta_folds import Heads
-from lnl_core.purify.meta_training import NoisyBatch, TrustedBatch
+from lnl_core.purify.meta.baselines import MetaBaselineConfig, baseline_settings, new_student, with_adam
+from lnl_core.purify.meta.features import purify_on_features
+from lnl_core.purify.meta.folds import Heads
+from lnl_core.purify.meta.training import NoisyBatch, TrustedBatch
 from lnl_core.purify.task import Purification, PurifyTask
 
 FLOOR = 1e-6  # a probability below counts as this in a loss

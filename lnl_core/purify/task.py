@@ -12,10 +12,10 @@ import numpy.typing as npt
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.execution.shards import IN_PROCESS, Execution
 from lnl_core.runtime import Runtime
+from lnl_core.statistics.moments import Moments, accumulate
 
 
 @runtime_checkable

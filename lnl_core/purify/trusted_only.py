@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.folds import stratified_folds
-from lnl_core.blocks.moments import Transform
-from lnl_core.blocks.softmax_link import SoftmaxLink, fit_link, log_loss
-from lnl_core.blocks.transition import estimate_transition, posterior
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray, IntArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.statistics.folds import stratified_folds
+from lnl_core.statistics.moments import Transform
+from lnl_core.statistics.softmax_link import SoftmaxLink, fit_link, log_loss
+from lnl_core.statistics.transition import estimate_transition, posterior
 
 Array = npt.NDArray[np.float64]
 LINK_FOLDS = 5  # the link of a row is fitted without it: K + 1 numbers, but they have seen its label otherwise

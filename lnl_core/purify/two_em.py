@@ -8,7 +8,7 @@ label comes from the clean part g(x) with probability gamma, else from a corrupt
     q(y) = q(s = 1) e_o[y] + q(s = 0) f(x)[y]                              Eq. 11: the refurbished target
     eps_i = sum_y f(x_i)[y] T_c[y, o_i]                                    Eq. 14, T_c the corruption matrix
 
-The equations themselves stand in blocks/two_em_mixture. Modes:
+The equations themselves stand in statistics/two_em_mixture. Modes:
   - `paper`: as printed. Where the label is corrupted, Eq. 11 throws it away.
   - `fixed`: the corrupted label is evidence too: p(y | x, o, s = 0) is f(x)[y] T_c[y, o] / eps. With it the target is
     Bayes' rule for the matrix T = gamma I + (1 - gamma) T_c, of which alone the data speak: q(y) ~ f(x)[y] T[y, o].
@@ -45,13 +45,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from lnl_core.blocks.softmax_heads import softmax_heads
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.purify.two_em_cycles import CrossFit, Evidence, Fit, Found, answers, cross_fit, fit_scores, run_cycles
+from lnl_core.purify.two_em_heads import softmax_heads
 
 log = logging.getLogger("lnl")
 Array = npt.NDArray[np.float64]

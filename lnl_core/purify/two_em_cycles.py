@@ -15,19 +15,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lnl_core.blocks.moments import accumulate
-from lnl_core.blocks.ridge import RidgePath
-from lnl_core.blocks.soft_link import NoisyLink, Structure, fit_noisy_link
-from lnl_core.blocks.transition import posterior
-from lnl_core.blocks.two_em_mixture import (
+from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
+from lnl_core.progress import progress_bar
+from lnl_core.statistics.moments import accumulate
+from lnl_core.statistics.ridge import RidgePath
+from lnl_core.statistics.soft_link import NoisyLink, Structure, fit_noisy_link
+from lnl_core.statistics.transition import posterior
+from lnl_core.statistics.two_em_mixture import (
     clean_share,
     cleanness,
     corruption_matrix,
     outlier_probability,
     refurbished,
 )
-from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
-from lnl_core.progress import progress_bar
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]

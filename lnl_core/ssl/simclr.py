@@ -22,10 +22,6 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from lnl_core.blocks.checkpoint import load_checkpoint, save_checkpoint
-from lnl_core.blocks.knn import knn_accuracy
-from lnl_core.blocks.linear_probe import probe_accuracy
-from lnl_core.blocks.schedule import cosine_lr
 from lnl_core.config import ConfigError, Settings
 from lnl_core.images.augment import SimCLRViewSettings, simclr_view
 from lnl_core.images.encoded import EncodedPixels, Pixels
@@ -33,6 +29,10 @@ from lnl_core.models.encoder import Encoder
 from lnl_core.models.predictions import as_input
 from lnl_core.progress import progress_bar
 from lnl_core.runtime import Runtime, drawn_from
+from lnl_core.statistics.knn import knn_accuracy
+from lnl_core.statistics.linear_probe import probe_accuracy
+from lnl_core.training.checkpoint import load_checkpoint, save_checkpoint
+from lnl_core.training.schedule import cosine_lr
 
 log = logging.getLogger("lnl")
 RESIDENT_SHARE = 0.25  # of the free GPU memory may hold the pixels; the rest is for activations

@@ -18,10 +18,10 @@ import lnl_core
 from lnl_core.config import ConfigError, Params
 from lnl_core.datasets import DATASETS
 from lnl_core.files import read_json, write_json
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.registry import unknown_name
 from lnl_core.s3 import states
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES, Metrics, Shared, Stage, run_stage, shared_settings, stage_named
+from lnl_core.stages.stage import Metrics, Shared, Stage, run_stage, shared_settings, stage_named
 
 Tell = Callable[[str, str, Metrics | None], None]  # (stage, "start" | "done" | "skipped", metrics when done)
 

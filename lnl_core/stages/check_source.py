@@ -12,8 +12,8 @@ import numpy.typing as npt
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, SPLITS, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.index import Dataset, Index
 from lnl_core.images.decode import BrokenImage, decode_image
+from lnl_core.labels.index import Dataset, Index
 from lnl_core.stages.prepare import PrepareSettings
 
 Line = tuple[str, str]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lnl_core.blocks.discriminant import fit_discriminant
-from lnl_core.blocks.moments import accumulate
 from lnl_core.contracts import Ids, IntArray, Labels, Purified, positions
 from lnl_core.evaluate.findings import Findings
 from lnl_core.evaluate.held_out import Answers, Classifier, HeldOutTable, score_held_out, write_held_out
@@ -21,6 +19,8 @@ from lnl_core.features.cache import FeatureCache
 from lnl_core.images.store import load_images
 from lnl_core.models.saved import load_classifier, read_config
 from lnl_core.stages.stage import StageContext
+from lnl_core.statistics.discriminant import fit_discriminant
+from lnl_core.statistics.moments import accumulate
 
 NO_ROWS = (
     "no trusted rows are held out, so no version can be held against another; "

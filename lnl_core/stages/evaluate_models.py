@@ -16,8 +16,8 @@ from lnl_core.evaluate.predictions import Predictions, predict
 from lnl_core.evaluate.settings import EvaluateSettings
 from lnl_core.evaluate.tables import CONFUSION, confusion_rows, reliability_rows, write_csv
 from lnl_core.images.store import ImageStore, load_images
+from lnl_core.layout import Layout
 from lnl_core.models.saved import SavedClassifier, load_classifier
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import StageContext
 
 EMBEDDING = ("x", "y", "actual", "predicted", "actual_label", "predicted_label")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lnl_core.blocks.training_trace import trace_files
 from lnl_core.contracts import ContractError, FloatArray, Labels, Purified, Truth
 from lnl_core.evaluate.findings import Findings
 from lnl_core.evaluate.labels import share
@@ -18,7 +17,8 @@ from lnl_core.evaluate.small_loss import BINS, LossHistogram, first_and_last, me
 from lnl_core.evaluate.tables import Cell, transition_rows, write_csv
 from lnl_core.evaluate.training_trace import Belief, EpochScores, Selection, score_trace
 from lnl_core.evaluate.transition import transition_error
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
+from lnl_core.training.training_trace import trace_files
 
 SELECTION = ("epoch", "selected", "precision", "recall", "auc")
 BELIEF = ("epoch", "accuracy", "learned", "observed")

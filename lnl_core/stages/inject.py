@@ -19,9 +19,9 @@ from pydantic import SerializeAsAny, field_validator
 from lnl_core.config import ConfigError, ImageSettings, Settings
 from lnl_core.contracts import NO_LABEL, Ids, IntArray, Labels, parts, positions, read_labels, read_truth, write_labels
 from lnl_core.images.store import iterate_images
+from lnl_core.layout import Layout
 from lnl_core.noise import NOISE_TYPES
 from lnl_core.noise.source import NoiseConfig, NoiseSource
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 _BATCH = 512  # images decoded at a time for instance noise

@@ -20,9 +20,9 @@ import torch
 
 from lnl_core.config import ConfigError, ImageSettings
 from lnl_core.contracts import ContractError, FloatArray, QuarantineRow, write_quarantine
-from lnl_core.datasets.image_files import read_image_file
 from lnl_core.files import atomic_path
 from lnl_core.images.decode import BrokenImage, decode_image, map_images, to_array
+from lnl_core.images.image_files import read_image_file
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.models.saved import CONFIG, load_classifier
 from lnl_core.progress import progress_bar

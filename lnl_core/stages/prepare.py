@@ -44,24 +44,8 @@ from lnl_core.contracts import (
     write_quarantine,
     write_truth,
 )
-from lnl_core.datasets import DATASETS
-from lnl_core.datasets.crawl_reader import CrawlReader
-from lnl_core.datasets.index import Dataset, Index
-from lnl_core.datasets.trusted_rows import (
-    TrustedSettings,
-    drawn_labels,
-    held_out_rows,
-    held_out_val_labels,
-    labels_from_file,
-    refuse_empty_classes,
-)
-from lnl_core.files import atomic_folder, read_json, write_json
-from lnl_core.images.shards import Source, write_shard
-from lnl_core.progress import Advance, progress_bar
-from lnl_core.runtime import Runtime
-from lnl_core.s3 import states
-from lnl_core.stages.crawl_ingest import ingest
-from lnl_core.stages.prepare_crawl import (
+from lnl_core.crawl.ingest import ingest
+from lnl_core.crawl.prepare import (
     crawl_metrics,
     crawled,
     damaged,
@@ -69,6 +53,22 @@ from lnl_core.stages.prepare_crawl import (
     near_duplicates,
     refuse_draws,
 )
+from lnl_core.crawl.reader import CrawlReader
+from lnl_core.datasets import DATASETS
+from lnl_core.files import atomic_folder, read_json, write_json
+from lnl_core.images.shards import Source, write_shard
+from lnl_core.labels.index import Dataset, Index
+from lnl_core.labels.trusted_rows import (
+    TrustedSettings,
+    drawn_labels,
+    held_out_rows,
+    held_out_val_labels,
+    labels_from_file,
+    refuse_empty_classes,
+)
+from lnl_core.progress import Advance, progress_bar
+from lnl_core.runtime import Runtime
+from lnl_core.s3 import states
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
 
 log = logging.getLogger("lnl")

@@ -2,7 +2,7 @@
 
 Features of the noisy rows stream from the cache; those of the trusted rows are held, and what the method states.
 In a growing collection two things come from the version before: the sums over its rows, where it is a prefix of this
-one (`purify_sums`), and its decisions, where `purify.update` names them (`lnl_core.purify.decisions`).
+one (`purify_sums`), and its decisions, where `purify.update` names them (`lnl_core.purify.decide.decisions`).
 A method that trains networks (`emlc` with `input: images`) also reads the images and the encoder, and wants a GPU for
 more than small images; `pool_for` says so to whoever places the stage.
 """
@@ -22,10 +22,10 @@ from lnl_core.contracts import PROVENANCE, Labels, Purified, read_labels, read_t
 from lnl_core.execution.shards import execution
 from lnl_core.features.cache import FeatureCache
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.answer import purify
-from lnl_core.purify.churn import Origin, churn
-from lnl_core.purify.decisions import Past, UpdateSettings, decided_before, previous_version
-from lnl_core.purify.routes import RouteSettings
+from lnl_core.purify.decide.churn import Origin, churn
+from lnl_core.purify.decide.decisions import Past, UpdateSettings, decided_before, previous_version
+from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.routes import RouteSettings
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.stages.purify_images import task_images
 from lnl_core.stages.purify_sums import LabelledRows, NoisyRowSums

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from lnl_core.blocks.kept_sums import Part, extended, moments_of, nothing_kept, read_sums, write_sums
-from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import NO_LABEL, ContractError, IntArray, Labels, metadata_of, parts, positions
 from lnl_core.execution.shards import IN_PROCESS, Execution
 from lnl_core.features.cache import FeatureCache, FeatureSelection
 from lnl_core.files import file_sha256
+from lnl_core.statistics.kept_sums import Part, extended, moments_of, nothing_kept, read_sums, write_sums
+from lnl_core.statistics.moments import Moments, accumulate
 
 LEAST_SPREAD = 1e-13  # of a feature's variance, against its mean square: below it there is rounding alone
 

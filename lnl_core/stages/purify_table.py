@@ -13,8 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lnl_core.blocks.class_labels import UNKNOWN_LABEL, class_numbers, names_from
-from lnl_core.blocks.label_file import read_label_file
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import (
     NO_LABEL,
@@ -30,8 +28,10 @@ from lnl_core.contracts import (
     write_quarantine,
 )
 from lnl_core.features.user_table import UserFeatures, read_user_features
-from lnl_core.purify.answer import purify
-from lnl_core.purify.routes import RouteSettings
+from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers, names_from
+from lnl_core.labels.label_file import read_label_file
+from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.routes import RouteSettings
 from lnl_core.s3 import Place, files_in, open_place
 from lnl_core.stages.purify import purify_task
 

@@ -16,13 +16,13 @@ from pydantic import Field
 from lnl_core.config import Settings, parse
 from lnl_core.contracts import metadata_of, read_labels, read_quarantine
 from lnl_core.files import atomic_path
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.report.page import render
 from lnl_core.report.run_files import Record, read_metrics, read_records
 from lnl_core.report.sources import Sources
 from lnl_core.report.thumbnails import thumbnails
 from lnl_core.report.versions import versions
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES, Metrics, Stage, StageContext
+from lnl_core.stages.stage import Metrics, Stage, StageContext
 
 GALLERIES = ("suspicious", "uncertain")
 

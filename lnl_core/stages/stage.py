@@ -22,13 +22,12 @@ from lnl_core.config import (
     parse,
 )
 from lnl_core.files import write_json
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.registry import Registry, unknown_name
 from lnl_core.runtime import Runtime, resolve
-from lnl_core.stages.layout import Layout
 from lnl_core.world import launched, leads
 
 log = logging.getLogger("lnl")
-STAGE_NAMES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
 SHARED_SECTIONS: dict[str, type[Settings]] = {"run": RunSettings, "images": ImageSettings, "model": ModelSettings}
 Metrics = Mapping[str, Any]
 Pool = Literal["cpu", "gpu"]

@@ -28,7 +28,6 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor
 
-from lnl_core.blocks.training_trace import trace_files
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import ContractError, Ids, Labels, Purified, parts, positions, read_labels, read_purified
 from lnl_core.files import atomic_folder, atomic_path
@@ -46,6 +45,7 @@ from lnl_core.train import TRAINERS
 from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
 from lnl_core.train.task import HeldOut, Trained, TrainTask
+from lnl_core.training.training_trace import trace_files
 from lnl_core.world import joined_world, rank, world_size
 
 log = logging.getLogger("lnl")

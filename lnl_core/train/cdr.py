@@ -36,14 +36,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.method_settings import AutoRate, ModeSettings
-from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.updates import MomentumSGD
 from lnl_core.runtime import Runtime
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.method_settings import AutoRate, ModeSettings
+from lnl_core.training.ramp import linear_ramp
+from lnl_core.training.updates import MomentumSGD
 
 NAME = "cdr"
 RANKED_WEIGHTS = 2**20  # of more weights the threshold is that of a sample

@@ -37,10 +37,6 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.memory import Memory
-from lnl_core.blocks.method_settings import AutoRate, ModeSettings
-from lnl_core.blocks.updates import Adam, Updates, momentum_sgd
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.small_loss_rules import (
@@ -52,6 +48,10 @@ from lnl_core.train.small_loss_rules import (
     small_loss,
 )
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.memory import Memory
+from lnl_core.training.method_settings import AutoRate, ModeSettings
+from lnl_core.training.updates import Adam, Updates, momentum_sgd
 
 NAME = "co_teaching"
 MODES: dict[str, dict[str, Any]] = {

@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.sgd_settings import SGDSettings
-from lnl_core.blocks.updates import momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.mixup import draw_lambda, mix
+from lnl_core.training.sgd_settings import SGDSettings
+from lnl_core.training.updates import momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "cross_entropy"
 

@@ -34,19 +34,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.gmm_split import Mixture, split_losses
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.memory import Memory
-from lnl_core.blocks.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings
-from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.row_batches import EndlessRows, shuffled_batches
-from lnl_core.blocks.sharpen import sharpen
-from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask, join_views
+from lnl_core.training.gmm_split import Mixture, split_losses
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.memory import Memory
+from lnl_core.training.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings
+from lnl_core.training.mixup import draw_lambda, mix
+from lnl_core.training.ramp import linear_ramp
+from lnl_core.training.row_batches import EndlessRows, shuffled_batches
+from lnl_core.training.sharpen import sharpen
+from lnl_core.training.updates import MomentumSGD, momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "divide_mix"
 MODES: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ class DivideMixConfig(ModeSettings):
     class_prior: Literal["uniform", "estimated"]  # what the mean prediction is drawn to
     guess_with: Literal["running", "batch"]  # batch-norm statistics behind the training network's own guesses
     repeat_unlabelled: bool  # always as many unlabelled as labelled rows, or at most one pass over them an epoch
-    monotone: bool  # no row may be called noisy for too small a loss (blocks/gmm_split)
+    monotone: bool  # no row may be called noisy for too small a loss (training/gmm_split)
 
 
 @dataclass(frozen=True, kw_only=True)

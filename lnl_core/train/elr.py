@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.noise_told import elr_constants
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.updates import momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "elr"
 

@@ -24,18 +24,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lnl_core.blocks.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
-from lnl_core.blocks.ema import update_average
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.method_settings import AutoShare
-from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.ramp import sigmoid_ramp
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
+from lnl_core.training.ema import update_average
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.method_settings import AutoShare
+from lnl_core.training.mixup import draw_lambda, mix
+from lnl_core.training.ramp import sigmoid_ramp
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.updates import MomentumSGD, momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "elr_plus"
 

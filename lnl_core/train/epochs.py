@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from lnl_core.blocks.best_epoch import BestEpoch, copy_weights
-from lnl_core.blocks.checkpoint import load_checkpoint, save_checkpoint
-from lnl_core.blocks.memory import Stateful
 from lnl_core.config import ConfigError
 from lnl_core.progress import progress_bar
 from lnl_core.train.held_out import score_held_out, score_record
 from lnl_core.train.task import Trained, TrainTask
+from lnl_core.training.best_epoch import BestEpoch, copy_weights
+from lnl_core.training.checkpoint import load_checkpoint, save_checkpoint
+from lnl_core.training.memory import Stateful
 from lnl_core.world import rank
 
 Record = dict[str, float]

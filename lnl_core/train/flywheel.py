@@ -53,17 +53,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.align import align_to_prior
-from lnl_core.blocks.contrastive import contrastive_loss
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.memory import Memory
-from lnl_core.blocks.method_settings import ModeSettings
-from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
-from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
+from lnl_core.statistics.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.flywheel_losses import (
@@ -74,6 +64,16 @@ from lnl_core.train.flywheel_losses import (
 )
 from lnl_core.train.flywheel_network import ProjectedClassifier
 from lnl_core.train.task import EVALUATION_ROWS, Trained, TrainTask, join_views
+from lnl_core.training.align import align_to_prior
+from lnl_core.training.contrastive import contrastive_loss
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.memory import Memory
+from lnl_core.training.method_settings import ModeSettings
+from lnl_core.training.mixup import draw_lambda, mix
+from lnl_core.training.ramp import linear_ramp
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.updates import MomentumSGD, momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "flywheel"
 GAMMA_RANGE = (0.01, 0.99)
@@ -103,7 +103,7 @@ class FlywheelConfig(ModeSettings):
     cap_regulariser: bool  # lambda p(y) <= 1/2 for every class
     regulariser_ramp: float = Field(ge=0)  # epochs after the warm-up in which lambda rises from 0
     corruption_smoothing: float = Field(ge=0)  # rows added to each class of T_c
-    align: bool  # f's predictions of an epoch are brought to the estimated class prior (blocks/align)
+    align: bool  # f's predictions of an epoch are brought to the estimated class prior (training/align)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The flywheel's losses: confidence regulariser of the main network, targets of the auxiliary one.
 
-The mixture's own equations (4, 6, 14) are `lnl_core/blocks/two_em_mixture.py`.
+The mixture's own equations (4, 6, 14) are `lnl_core/statistics/two_em_mixture.py`.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from lnl_core.blocks.best_epoch import HeldOutScore
 from lnl_core.models.classifier import Ensemble
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.runtime import Runtime
 from lnl_core.train.task import HeldOut
+from lnl_core.training.best_epoch import HeldOutScore
 
 
 def score_held_out(held_out: HeldOut, networks: Sequence[nn.Module], runtime: Runtime) -> HeldOutScore | None:

@@ -48,14 +48,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.fmix import draw_masks
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.memory import Memory
-from lnl_core.blocks.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings
-from lnl_core.blocks.mixup import draw_lambda
-from lnl_core.blocks.ramp import linear_ramp
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
 from lnl_core.runtime import drawn_from
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
@@ -77,6 +69,14 @@ from lnl_core.train.pro_mix_selection import (
     within_limit,
 )
 from lnl_core.train.task import Trained, TrainTask, join_views
+from lnl_core.training.fmix import draw_masks
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.memory import Memory
+from lnl_core.training.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings
+from lnl_core.training.mixup import draw_lambda
+from lnl_core.training.ramp import linear_ramp
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.updates import MomentumSGD, momentum_sgd
 
 NAME = "pro_mix"
 MODES: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from lnl_core.blocks.sharpen import sharpen
+from lnl_core.training.sharpen import sharpen
 
 
 def class_margins(

@@ -30,19 +30,19 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from lnl_core.blocks.knn import knn_votes
-from lnl_core.blocks.mean_record import MeanRecord
-from lnl_core.blocks.method_settings import AutoShare
-from lnl_core.blocks.mixup import draw_lambda, mix
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.sgd_settings import SGDSettings
-from lnl_core.blocks.updates import MomentumSGD, momentum_sgd
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
+from lnl_core.statistics.knn import knn_votes
 from lnl_core.train import TRAINERS, noise_told
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.ssr_network import ConsistencyNetwork, FeaturesAndLogits, consistency_loss
 from lnl_core.train.ssr_rules import balance, consistency, draw_by_class, neighbour_count, relabel, select
 from lnl_core.train.task import Trained, TrainTask, join_views
+from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.method_settings import AutoShare
+from lnl_core.training.mixup import draw_lambda, mix
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.sgd_settings import SGDSettings
+from lnl_core.training.updates import MomentumSGD, momentum_sgd
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 
 NAME = "ssr"
 

@@ -18,17 +18,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.blocks.network_input import as_input
-from lnl_core.blocks.row_batches import shuffled_batches
-from lnl_core.blocks.synced_batch_norm import synced
-from lnl_core.blocks.training_trace import TraceEpoch, traced_epochs, write_trace
-from lnl_core.blocks.weak_batch import weak_views
 from lnl_core.contracts import Ids
 from lnl_core.images.augment import strong_view
 from lnl_core.images.encoded import Pixels
+from lnl_core.images.network_input import as_input
+from lnl_core.images.weak_batch import weak_views
 from lnl_core.runtime import Runtime, seed_for
 from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
+from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.synced_batch_norm import synced
+from lnl_core.training.training_trace import TraceEpoch, traced_epochs, write_trace
 from lnl_core.world import rank, run_shared
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.versions.manifest import Artefact
 
 

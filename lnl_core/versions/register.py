@@ -18,7 +18,7 @@ from lnl_core.config import ConfigError
 from lnl_core.contracts import Labels, read_labels, read_purified
 from lnl_core.evaluate.held_out import HeldOutTable, read_held_out, score_held_out
 from lnl_core.files import file_sha256
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.versions.artefacts import artefacts_of_folder, artefacts_of_lock
 from lnl_core.versions.gate import GateSettings, Verdict, gate
 from lnl_core.versions.label_changes import changes_of, difference, write_changes

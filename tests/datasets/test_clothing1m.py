@@ -14,9 +14,9 @@ from PIL import Image
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow, read_labels
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.index import Dataset, Index
+from lnl_core.labels.index import Dataset, Index
+from lnl_core.layout import Layout
 from lnl_core.s3 import exists, upload
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 
 NAMES = ["T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Downcoat", "Suit"]

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.index import Dataset, Index
+from lnl_core.labels.index import Dataset, Index
 
 
 def png(value: int, size: int = 8) -> bytes:

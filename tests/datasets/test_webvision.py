@@ -15,7 +15,7 @@ from PIL import Image
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.index import Dataset, Index
+from lnl_core.labels.index import Dataset, Index
 from lnl_core.s3 import upload
 
 SYNSETS = [

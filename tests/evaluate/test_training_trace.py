@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnl_core.blocks.training_trace import TraceEpoch, trace_files, write_trace
 from lnl_core.contracts import NO_LABEL, Labels, Purified, Truth, string_ids
 from lnl_core.evaluate.learned_labels import LearnedLabels, learned_labels, learned_transition
 from lnl_core.evaluate.training_trace import score_epoch, score_selection, score_trace
+from lnl_core.training.training_trace import TraceEpoch, trace_files, write_trace
 
 IDS = string_ids(["a", "b", "c", "d", "e", "f"])
 LABEL = np.array([0, 1, 0, 1, 1, 0], dtype=np.int32)

@@ -14,9 +14,9 @@ import pytest
 
 from lnl_core.config import ModelSettings
 from lnl_core.contracts import ContractError
+from lnl_core.layout import Layout
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import save_encoder
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 from tests.execution.conftest import STORE_BYTES, pids
 

@@ -10,10 +10,10 @@ import pytest
 from lnl_core.config import ModelSettings
 from lnl_core.contracts import ContractError, read_labels
 from lnl_core.features.cache import FeatureCache
+from lnl_core.layout import Layout
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import save_encoder
-from lnl_core.purify.cross_fit import JoinedRows
-from lnl_core.stages.layout import Layout
+from lnl_core.purify.decide.cross_fit import JoinedRows
 from lnl_core.stages.stage import run_stage
 
 LOCAL: dict[str, Any] = {

@@ -27,7 +27,7 @@ import yaml
 from dev.checkout import copy_of_checkout, git
 from dev.prefect_server import PrefectServer
 from dev.seaweed import Seaweed
-from lnl_core.stages.stage import STAGE_NAMES
+from lnl_core.layout import STAGE_NAMES
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from prefect.artifacts import Artifact
 from flows.purify_and_train import purify_and_train
 from lnl_core.config import ConfigError
 from lnl_core.contracts import read_purified
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml").read_text(encoding="utf-8"))

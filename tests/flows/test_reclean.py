@@ -22,7 +22,7 @@ from lnl_core.ledger.store import Ledger
 from lnl_core.versions.store import VersionStore
 from tasks.executor import fetch_outputs
 from tasks.machine import Machine
-from tests.datasets.crawl_fixture import CLASSES, into, parquet_shard, rows
+from tests.crawl.crawl_fixture import CLASSES, into, parquet_shard, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 ENCODER = "def pixels():\n    return lambda images: images[:, :, ::4, ::4].flatten(1).float()\n"

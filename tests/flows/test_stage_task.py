@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from tasks.stage import STAGE_RETRIES, stage_in_place
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

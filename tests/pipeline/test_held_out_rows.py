@@ -13,8 +13,8 @@ import yaml
 from lnl_core.config import load_preset
 from lnl_core.contracts import read_labels, write_labels
 from lnl_core.evaluate.held_out import read_held_out
+from lnl_core.layout import Layout
 from lnl_core.stages.chain import run_chain
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 
 QUICK: list[str] = yaml.safe_load((Path(__file__).parents[1] / "quick_overrides.yaml").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ import yaml
 
 from lnl_core.config import Params, load_preset
 from lnl_core.files import read_json
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
 
 STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train")
@@ -33,7 +33,7 @@ DRIVER = """
 import os, signal, sys, threading
 from pathlib import Path
 from lnl_core.config import load_params
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage, stage_named
 name, params, root, seconds = sys.argv[1:]
 stage_named(name)

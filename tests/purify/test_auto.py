@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, string_ids
 from lnl_core.features.user_table import MappedRows
-from lnl_core.purify.answer import purify
 from lnl_core.purify.auto import AutoConfig, Score, auto, choose, geometric_mean
+from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.task import PurifyTask
 
 CHEAP = AutoConfig(candidates=("trusted_only", "knn", "confident_learning", "none"))

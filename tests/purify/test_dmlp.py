@@ -1,297 +1,300 @@
-"""DMLP against a slow twin: labels moved one gradient step at a time, an inverse per step, gradients by autograd."""
+"""DMLP as published against a slow twin (an inverse in every step, autograd, torch's Adam) and hand-computed cases."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
-from lnl_core.blocks.folds import stratified_folds
-from lnl_core.blocks.moments import accumulate
-from lnl_core.blocks.softmax_link import log_loss
-from lnl_core.config import ConfigError
+from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError
+from lnl_core.features.user_table import MappedRows
+from lnl_core.purify.decide.cross_fit import trusted_answers
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
-from lnl_core.purify.eac import eac_heads
-from lnl_core.purify.ipc import (
-    Choice,
-    IPCPath,
-    IPCRun,
-    cross_validate,
-    dealings_of,
-    ipc_steps,
-    search,
-    searched,
-)
+from lnl_core.purify.published.ipc import onto_simplex
+from lnl_core.purify.published.losses import TargetLoss
+from lnl_core.purify.published.procedure import class_prior, epochs
+from lnl_core.purify.published.settings import MODES, PublishedSettings
 from lnl_core.purify.task import PurifyTask
 
-CLASSES = 4
-QUICK = DMLPConfig(eac_steps=100)
+CLASSES = 10
+SMALL = {"batch_rows": 250, "eac_batch": 60, "eac_precision": "float64"}
 
 
-class ArrayRows:
-    """Features in memory, handed out in small batches."""
-
-    def __init__(self, values: np.ndarray, batch: int = 64) -> None:
-        self.values, self.batch = values, batch
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape
-
-    def batches(self):
-        for start in range(0, len(self.values), self.batch):
-            stop = min(start + self.batch, len(self.values))
-            yield slice(start, stop), self.values[start:stop]
+def load_twin() -> Any:
+    path = Path(__file__).parents[2] / "benchmarks" / "published_dmlp_twin.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def clustered(rows: int, width: int, noise: float, seed: int) -> tuple[PurifyTask, np.ndarray]:
-    """Gaussian clusters with symmetric noise; returns the task and the true labels of the noisy rows."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(CLASSES, width)) * 1.5
-    label = rng.integers(0, CLASSES, rows + 40)
-    label[-CLASSES:] = np.arange(CLASSES)
-    features = (centres[label] + rng.normal(size=(rows + 40, width)) + 3.0).astype(np.float32)
-    observed = np.where(rng.random(rows + 40) < noise, rng.integers(0, CLASSES, rows + 40), label)
-    label, observed = label.astype(np.int32), observed.astype(np.int32)
+TWIN = load_twin()
+
+
+def digits(trusted: int = 100, width: int = 24, noise: float = 0.5) -> tuple[PurifyTask, np.ndarray]:
+    """1,000 noisy digits; features are random projections of the pixels, which have an inverse Gram matrix."""
+    data = load_digits()
+    rng = np.random.default_rng(3)
+    rows = rng.permutation(len(data.target))[: 1000 + trusted]
+    true = data.target[rows].astype(np.int32)
+    observed = np.where(rng.random(len(rows)) < noise, rng.integers(0, CLASSES, len(rows)), true).astype(np.int32)
+    pixels = data.data[rows]
+    first, second = (np.tanh(pixels @ rng.normal(size=(64, width)) / 60 + 0.1).astype(np.float32) for _ in range(2))
     task = PurifyTask(
-        noisy=ArrayRows(features[:rows]),
-        observed=observed[:rows],
-        trusted=features[rows:],
-        trusted_label=label[rows:],
-        trusted_observed=observed[rows:],
+        noisy=MappedRows(values=first, rows=np.arange(1000)),
+        observed=observed[:1000],
+        trusted=first[1000:],
+        trusted_label=true[1000:],
+        trusted_observed=observed[1000:],
         classes=CLASSES,
+        second_view=MappedRows(values=second, rows=np.arange(1000)),
+        trusted_second_view=second[1000:],
     )
-    return task, label[:rows]
+    return task, true[:1000]
 
 
-@pytest.mark.parametrize("squared_error", [0.0, 0.3])
-@pytest.mark.parametrize("width", [6, 60])  # fewer and more features than trusted rows
-@pytest.mark.parametrize("transform", ["centre", "standardise"])
-def test_ipc_equals_labels_moved_step_by_step(transform: str, width: int, squared_error: float) -> None:
-    task, _ = clustered(rows=150, width=width, noise=0.5, seed=1)
-    path = _path(task, transform)
-    penalty, steps = 0.1 * 150, 7
-    scores, root = path.scores(penalty), path.root(penalty)
-    run = IPCRun.of(scores, root, task.trusted_label, [np.arange(40)])
-    link, step = run.links[0], float(run.steps[0])
-    choice = Choice(transform=transform, ridge=0.1, steps=steps, loss=0.0, accuracy=0.0)
-    (head,) = path.heads(task, choice, squared_error, [np.arange(40)])
-
-    mean, scale = path.shift, path.scale
-    noisy = torch.tensor((task.noisy.values - mean) * scale)
-    trusted = torch.tensor((task.trusted - mean) * scale)
-    onehot = torch.eye(CLASSES, dtype=torch.float64)
-    y = onehot[torch.tensor(task.observed.astype(np.int64))]
-    y = y - y.mean(dim=0)
-    verified = onehot[torch.tensor(task.trusted_label.astype(np.int64))]
-    for _ in range(steps):
-        y.requires_grad_(True)
-        w = torch.linalg.inv(noisy.T @ noisy + penalty * torch.eye(width, dtype=torch.float64)) @ noisy.T @ y
-        predicted = trusted @ w
-        logits = link.beta * predicted + torch.tensor(link.bias)
-        # the closed form's step absorbs beta, so the cross-entropy counts 1 / beta here
-        loss = (
-            -(verified * logits.log_softmax(1)).sum() / link.beta
-            + squared_error * (predicted - verified).square().sum()
-        )
-        (gradient,) = torch.autograd.grad(loss, y)
-        y = (y - step * gradient).detach()
-    w = torch.linalg.inv(noisy.T @ noisy + penalty * torch.eye(width, dtype=torch.float64)) @ noisy.T @ y
-    slow = (link.beta * (noisy @ w) + torch.tensor(link.bias)).softmax(1).numpy()
-    np.testing.assert_allclose(head(task.noisy.values), slow, atol=2e-5)
-    pull, moved = list(ipc_steps(scores, task.trusted_label, run, (steps,), squared_error))[-1]
-    np.testing.assert_allclose(scores - root @ (root.T @ pull[0]), (trusted @ w).numpy(), atol=2e-5)  # float32 products
-    np.testing.assert_allclose(moved[0], (trusted @ w).numpy(), atol=2e-5)
-
-
-def test_cross_validation_equals_training_without_the_fold() -> None:
-    task, _ = clustered(rows=150, width=10, noise=0.4, seed=2)
-    path = _path(task, "centre")
-    fold = stratified_folds(task.trusted_label, 5, np.random.default_rng(0).permutation(40))
-    collected = list(cross_validate(path, 15.0, task, (0, 1, 4), [fold, fold], 0.0))
-    choice = Choice(transform="centre", ridge=0.1, steps=4, loss=0.0, accuracy=0.0)
-    for number in range(5):
-        (head,) = path.heads(task, choice, 0.0, [np.flatnonzero(fold != number)])
-        outside = fold == number
-        np.testing.assert_allclose(collected[2][1][outside], head(task.trusted[outside]), atol=1e-5)
-
-
-def test_a_large_trusted_set_is_searched_with_a_part_and_used_whole() -> None:
-    task, truth = clustered(rows=800, width=8, noise=0.6, seed=3)
-    rows = np.tile(np.arange(40), 5)
-    many = replace(
-        task,
-        trusted=task.trusted[rows],
-        trusted_label=task.trusted_label[rows],
-        trusted_observed=task.trusted_observed[rows],
+def dense(task: PurifyTask, settings: PublishedSettings) -> Any:
+    """The twin's task, in float64."""
+    second = None if settings.same_view or task.second_view is None else task.second_view.values[:1000]
+    return TWIN.TwinTask(
+        noisy=torch.from_numpy(task.noisy.values[:1000]).double(),
+        observed=torch.from_numpy(task.observed).long(),
+        trusted=torch.from_numpy(task.trusted).double(),
+        trusted_label=torch.from_numpy(task.trusted_label).long(),
+        prior=torch.from_numpy(class_prior(task, settings.prior)),
+        second=None if second is None else torch.from_numpy(second),
     )
-    some = searched(many, DMLPConfig(search_rows=50), np.random.default_rng(0))
-    assert len(some.trusted_label) == 50
-    assert set(some.trusted_label) == set(task.trusted_label)
-    found = dmlp(many, DMLPConfig(search_rows=50, eac_steps=50), np.random.default_rng(0))
-    assert found.metrics["trusted_rows"] == 200
-    assert found.trusted_posterior is not None
-    assert found.trusted_posterior.shape == (200, CLASSES)
-    assert (found.posterior.argmax(axis=1) == truth).mean() > 0.9
 
 
-def test_the_better_half_goes_on_and_finds_what_the_whole_grid_finds() -> None:
-    task, _ = clustered(rows=400, width=30, noise=0.7, seed=6)
-    config = DMLPConfig(max_steps=256)
-    paths = {transform: _path(task, transform) for transform in config.transforms}
-    dealings = dealings_of(task.trusted_label, config, np.random.default_rng(0))
-    choices, curve = search(paths, task, config, dealings)
-    stops = tuple(dict.fromkeys(choice.steps for choice in choices))
-    whole = [
-        (float(np.mean([log_loss(one, task.trusted_label) for one in held_out])), transform, ridge, stop)
-        for transform, path in paths.items()
-        for ridge in config.ridge
-        for stop, held_out in zip(
-            stops, cross_validate(path, ridge * 400, task, stops, dealings, config.squared_error), strict=True
-        )
-    ]
-    best = min(choices, key=lambda choice: choice.loss)
-    assert best.loss < min(whole)[0] + 0.01
-    assert len(choices) < len(whole)
-    assert [record["step"] for record in curve] == sorted(record["step"] for record in curve)
+def assert_equals_twin(task: PurifyTask, settings: PublishedSettings, tolerance: float = 1e-4) -> None:
+    ours = epochs(task, settings, np.random.default_rng(5))
+    slow = TWIN.twin_labels(dense(task, settings), settings, np.random.default_rng(5))
+    for run, labels in zip(ours, slow, strict=True):
+        np.testing.assert_allclose(run.labels(), labels.numpy(), atol=tolerance)
 
 
-def test_eac_heads_are_independent_and_learn() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(600, 5)).astype(np.float32)
-    label = (features[:, 0] > 0).astype(int)
-    targets = np.stack([np.eye(2, dtype=np.float32)[label], np.eye(2, dtype=np.float32)[1 - label]], axis=1)
-    config = DMLPConfig(eac_steps=120, eac_batch=100, eac_lr=0.05, eac_weight_decay=0.0)
-    every = np.ones((600, 2), dtype=np.float32)
-    weights, bias = eac_heads(features, targets, every, config, np.random.default_rng(1))
-    alone, _ = eac_heads(features, targets[:, :1], every[:, :1], config, np.random.default_rng(1))
-    np.testing.assert_allclose(weights[:, :1], alone, atol=1e-5)
-    right = ((features @ weights[:, 0] + bias[0]).argmax(axis=1) == label).mean()
-    wrong = ((features @ weights[:, 1] + bias[1]).argmax(axis=1) == label).mean()
-    assert right > 0.97
-    assert wrong < 0.03
+@pytest.mark.parametrize("width", [24, 150])  # fewer and more features than trusted rows: both forms of the map
+def test_reference_equals_the_twin_over_20_epochs(width: int) -> None:
+    task, _ = digits(width=width)
+    settings = PublishedSettings.of("reference", epochs=20, **SMALL)
+    assert_equals_twin(task, settings)
+    last = list(epochs(task, settings, np.random.default_rng(5)))[-1]
+    assert np.abs(last.labels() - np.eye(CLASSES)[task.observed]).max() > 0.05  # labels did move
 
 
-def test_eac_learns_nothing_from_a_row_that_takes_no_part() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(200, 5)).astype(np.float32)
-    targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, 200)][:, None]
-    part = np.ones((200, 1), dtype=np.float32)
-    part[7] = 0
-    changed = targets.copy()
-    changed[7] = 1 - changed[7]
-    config = DMLPConfig(eac_steps=30, eac_batch=50)
-    one, other = (eac_heads(features, y, part, config, np.random.default_rng(1))[0] for y in (targets, changed))
-    assert np.array_equal(one, other)
+@pytest.mark.parametrize("width", [24, 150])
+def test_paper_equals_the_twin_through_swaps_and_second_view(width: int) -> None:
+    task, _ = digits(width=width)
+    assert_equals_twin(task, PublishedSettings.of("paper", epochs=12, period=5, **SMALL))
 
 
-def test_a_noisy_row_is_predicted_without_its_own_label() -> None:
-    task, _ = clustered(rows=60, width=8, noise=0.5, seed=8)
-    path = _path(task, "standardise")
-    choice = Choice(transform="standardise", ridge=0.05, steps=3, loss=0.0, accuracy=0.0)
-    (head,) = path.heads(task, choice, 0.0, [np.arange(40)])
-    leverage = path.leverage(choice, np.random.default_rng(0))(task.noisy.values)
-    x = (task.noisy.values - path.shift) * path.scale
-    y = np.eye(CLASSES)[task.observed] - path.label_mean - x @ head.moved
-    found = head.without_own_label(task.noisy.values, task.observed, leverage)
-    for row in range(0, 60, 7):
-        others = np.arange(60) != row
-        gram = x[others].T @ x[others] + 0.05 * 60 * np.eye(8)
-        slow = head.link((x[row] @ np.linalg.solve(gram, x[others].T @ y[others]))[None])
-        np.testing.assert_allclose(found[row], slow[0], atol=1e-4)
+QUIRKS: list[dict[str, Any]] = [
+    {"minibatches": "shuffled"},
+    {"optimizer": "gradient", "label_lr": None},
+    {"label_lr": 0.02},
+    {"label_betas": (0.9, 0.99)},
+    {"label_weight_decay": 0.1},
+    {"squared_error": "mean"},
+    {"ipc_softmaxes": 1},
+    {"prior": "trusted"},
+    {"prior": "observed"},
+    {"ridge": 0.01},
+    {"swap_fires": True, "period": 2},
+    {"swap_fires": True, "period": 2, "eta": 0.1},
+]
+SWAPPED: list[dict[str, Any]] = [
+    {"same_view": False},
+    {"eac_prior_weight": 0.0},
+    {"eac_entropy": 1.0},
+    {"eac_softmaxes": 1},
+    {"eac_lr": 0.06},
+    {"eac_later_lr": 0.01},
+    {"eac_high_epochs": 1},
+    {"eac_weight_decay": 0.1},
+    {"eac_batch": 100},
+]
 
 
-def test_noise_is_not_underestimated_where_features_are_many() -> None:
-    task, truth = clustered(rows=600, width=200, noise=0.8, seed=9)  # 60 % wrong; in-sample scores repeat the noise
-    found = dmlp(task, DMLPConfig(), np.random.default_rng(0))
-    wrong = (task.observed != truth).mean()
-    assert abs(found.metrics["noise_rate"] - wrong) < 0.08
+@pytest.mark.parametrize(
+    ("base", "quirk"),
+    [
+        *(({}, quirk) for quirk in QUIRKS),
+        *(({"swap_fires": True, "period": 3}, quirk) for quirk in SWAPPED),
+        ({"squared_error": "mean"}, {"ipc_prior_weight": 0.0}),
+        ({"epochs": 2}, {"keep_simplex": True}),
+    ],
+)
+def test_each_quirk_changes_the_labels_and_equals_the_twin(base: dict[str, Any], quirk: dict[str, Any]) -> None:
+    task, _ = digits()
+    settings = {"epochs": 6, **SMALL, **base}
+    if "eac_high_epochs" in quirk:
+        settings["eac_later_lr"] = 0.05
+    plain = list(epochs(task, PublishedSettings.of("reference", **settings), np.random.default_rng(5)))[-1].labels()
+    changed = PublishedSettings.of("reference", **{**settings, **quirk})
+    other = list(epochs(task, changed, np.random.default_rng(5)))[-1].labels()
+    assert np.abs(plain - other).max() > 1e-5
+    assert_equals_twin(task, changed)
 
 
-def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found() -> None:
-    task, truth = clustered(rows=2000, width=16, noise=0.6, seed=3)  # 45 % wrong
-    found = dmlp(task, QUICK, np.random.default_rng(0))
-    before, after = (task.observed == truth).mean(), (found.posterior.argmax(axis=1) == truth).mean()
-    assert before < 0.57
-    assert after > 0.95
-    expected = 0.4 * np.eye(CLASSES) + 0.6 / CLASSES
-    assert np.abs(np.array(found.metrics["transition"]) - expected).max() < 0.08
+def test_losses_by_hand() -> None:
+    """Two classes, one row: scores (log 3, 0), so p = (3/4, 1/4); target the first class."""
+    scores, target = np.array([[np.log(3.0)], [0.0]]), np.array([[1.0], [0.0]])
+    prior = np.array([0.5, 0.5])
+    value, gradient = TargetLoss(prior=prior, softmaxes=1)(scores, target)
+    assert value == pytest.approx(np.log(4 / 3))
+    np.testing.assert_allclose(gradient[:, 0], [-0.25, 0.25])  # p - y
+    value, gradient = TargetLoss(prior=prior, softmaxes=1, squared_error=1.0)(scores, target)
+    assert value == pytest.approx(np.log(4 / 3) + (np.log(3) - 1) ** 2)
+    np.testing.assert_allclose(gradient[:, 0], [-0.25 + 2 * (np.log(3) - 1), 0.25])
+    value, _ = TargetLoss(prior=prior, softmaxes=1, prior_weight=2.0)(scores, target)
+    assert value == pytest.approx(np.log(4 / 3) + 2 * (0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)))
+    value, _ = TargetLoss(prior=prior, softmaxes=1, entropy=-0.4)(scores, target)
+    assert value == pytest.approx(np.log(4 / 3) + 0.4 * (0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    value, _ = TargetLoss(prior=prior, softmaxes=2)(scores, target)  # softmax of (3/4, 1/4)
+    assert value == pytest.approx(np.log(1 + np.exp(-0.5)))
+
+
+def one_feature_task() -> PurifyTask:
+    """Two rows with feature 1 and 2, observed as 0 and 1; one trusted row with feature 5 that is of class 0."""
+    return PurifyTask(
+        noisy=MappedRows(values=np.array([[1.0], [2.0]], dtype=np.float32), rows=np.arange(2)),
+        observed=np.array([0, 1], dtype=np.int32),
+        trusted=np.array([[5.0]], dtype=np.float32),
+        trusted_label=np.array([0], dtype=np.int32),
+        trusted_observed=np.array([NO_LABEL], dtype=np.int32),
+        classes=2,
+    )
+
+
+def test_a_step_of_mode_paper_by_hand() -> None:
+    """F'F = 5, F'Y = (1, 2), w = (0.2, 0.4), y'_v = (1, 2), M = F_v F' / 5 = (1, 2)."""
+    settings = PublishedSettings.of("paper", epochs=1, label_lr=0.1, minibatches="in_order")
+    (run,) = epochs(one_feature_task(), settings, np.random.default_rng(0))
+    share = 1 / (1 + np.exp(-1.0))  # p of class 1
+    gradient = np.array([-share + 2 * (1 - 1), share + 2 * (2 - 0)])  # of L_val by y'_v
+    expected = np.eye(2) - 0.1 * np.outer([1, 2], gradient)
+    np.testing.assert_allclose(run.labels(), expected, atol=1e-12)
+    assert run.curve[0]["loss"] == pytest.approx(-np.log(1 - share) + 4, abs=1e-6)
+
+
+def test_first_step_of_mode_reference_is_adams_rate_for_every_label() -> None:
+    settings = PublishedSettings.of("reference", epochs=1)
+    (run,) = epochs(one_feature_task(), settings, np.random.default_rng(0))
+    moved = run.labels() - np.eye(2)
+    np.testing.assert_allclose(np.abs(moved), 0.01, atol=1e-4)  # Adam's first step is lr times the sign
+    assert (moved[:, 1] < 0).all()  # y'_v = (1, 2) must fall in class 1
+
+
+def test_eq_11_mixes_the_classifier_in() -> None:
+    """With eta_E = 1 the labels are the classifier's probabilities; before the period they are IPC's."""
+    task, _ = digits()
+    settings = PublishedSettings.of("paper", epochs=3, period=3, eta=1.0, **SMALL)
+    for run in epochs(task, settings, np.random.default_rng(0)):
+        probabilities = run.classifier(task.second_view.values[:1000]).T
+        off = np.abs(run.labels() - probabilities).max()
+        assert off < 1e-9 if run.curve[-1]["epoch"] == 3 else off > 0.05
+
+
+def test_projection_onto_the_simplex() -> None:
+    columns = np.array([[0.5, 0.2, 2.0, -1.0, 0.6], [0.5, 0.2, 0.0, -1.0, 0.8], [0.0, 0.2, 0.0, -3.0, -0.2]])
+    third = 0.2 + 0.4 / 3
+    expected = np.array([[0.5, third, 1.0, 0.5, 0.4], [0.5, third, 0.0, 0.5, 0.6], [0.0, third, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(onto_simplex(columns), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["paper", "reference"])
+def test_the_purifier_runs_both_modes(mode: str) -> None:
+    task, true = digits(width=24)
+    config = DMLPConfig(mode=mode, published={**SMALL, "eac_precision": "float32"})
+    found = dmlp(task, config, np.random.default_rng(0))
     np.testing.assert_allclose(found.posterior.sum(axis=1), 1, atol=1e-5)
+    assert (found.posterior >= 0).all()
+    before, after = (task.observed == true).mean(), (found.posterior.argmax(axis=1) == true).mean()
+    assert after > before + (0.05 if mode == "paper" else -0.01)  # `reference` hardly moves a label: no swap fires
+    assert found.curve[-1]["eac_trusted_accuracy"] > before + 0.1
+    assert found.curve[-1]["changed_share"] > 0
+    assert len(found.curve) == 100
+    assert found.curve[-1]["loss"] < found.curve[0]["loss"]
+    assert found.metrics["views"] == (2 if mode == "paper" else 1)
+    again = dmlp(task, config, np.random.default_rng(0))
+    assert np.array_equal(again.posterior, found.posterior)
 
 
-def test_batches_and_order_of_passes_do_not_matter() -> None:
-    task, _ = clustered(rows=500, width=8, noise=0.5, seed=4)
-    small = dmlp(task, QUICK, np.random.default_rng(0))
-    whole = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(task.noisy.values, batch=10_000)})
-    large = dmlp(whole, QUICK, np.random.default_rng(0))
-    np.testing.assert_allclose(small.posterior, large.posterior, atol=1e-4)
-    again = dmlp(task, QUICK, np.random.default_rng(0))
-    assert np.array_equal(small.posterior, again.posterior)
+def test_modes_fill_what_is_left_out_and_configs_go_round() -> None:
+    paper = parse(DMLPConfig, {"mode": "paper", "published": {"eac_softmaxes": 2}}, "purify.dmlp")
+    assert paper.published == PublishedSettings.of("paper", eac_softmaxes=2)
+    assert DMLPConfig(mode="reference").published == PublishedSettings.of("reference")
+    assert DMLPConfig(**paper.model_dump(mode="json")) == paper
+    assert MODES["paper"].keys() == MODES["reference"].keys()
+    with pytest.raises(ConfigError, match=r"published\.epocs: unknown setting; did you mean 'epochs'"):
+        parse(DMLPConfig, {"published": {"epocs": 3}}, "purify.dmlp")
+    with pytest.raises(ConfigError, match="needs label_lr"):
+        parse(DMLPConfig, {"published": {"optimizer": "adam", "label_lr": None}}, "purify.dmlp")
+    with pytest.raises(ConfigError, match="needs eac"):
+        parse(DMLPConfig, {"mode": "paper", "published": {"eac": False}}, "purify.dmlp")
 
 
-def test_prior_of_the_noisy_rows_is_used() -> None:
-    task, _ = clustered(rows=500, width=8, noise=0.5, seed=4)
-    skewed = PurifyTask(
-        **{**task.__dict__, "observed": np.where(task.observed == 1, 0, task.observed).astype(np.int32)}
-    )
-    plain = dmlp(skewed, QUICK, np.random.default_rng(0)).posterior.mean(axis=0)
-    moved = dmlp(skewed, DMLPConfig(eac_steps=100, prior="observed"), np.random.default_rng(0)).posterior.mean(axis=0)
-    assert moved[1] < plain[1]
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("broken", ["constant", "repeated", "short"])
+def test_no_inverse_names_the_ridge(broken: str, precision: str) -> None:
+    """Raw digits have pixels that are always zero: F'F is singular, in the twin too."""
+    task, _ = digits(width=12)
+    values = task.noisy.values.copy()
+    if broken == "constant":
+        values[:, 3] = 0.0
+    elif broken == "repeated":
+        values[:, 3] = values[:, 4]
+    published = {"epochs": 1, "batch_rows": 10 if broken == "short" else 500, "precision": precision}
+    singular = PurifyTask(**{**task.__dict__, "noisy": MappedRows(values=values, rows=np.arange(1000))})
+    with pytest.raises(ConfigError, match=r"has no inverse.*set published\.ridge"):
+        dmlp(singular, DMLPConfig(mode="reference", published=published), np.random.default_rng(0))
+    mended = DMLPConfig(mode="reference", published={**published, "ridge": 1e-2})
+    assert np.isfinite(dmlp(singular, mended, np.random.default_rng(0)).posterior).all()
 
 
-@pytest.mark.parametrize("eac_steps", [0, 50])
-def test_more_features_than_rows_and_trusted_rows_without_observed_labels(eac_steps: int) -> None:
-    task, truth = clustered(rows=60, width=120, noise=0.3, seed=5)
-    task = PurifyTask(**{**task.__dict__, "trusted_observed": np.full(40, NO_LABEL, dtype=np.int32)})
-    found = dmlp(task, DMLPConfig(eac_steps=eac_steps), np.random.default_rng(0))
-    assert np.isfinite(found.posterior).all()
-    assert (found.posterior.argmax(axis=1) == truth).mean() >= (task.observed == truth).mean()
+@pytest.mark.parametrize("width", [24, 150])
+def test_scratch_files_change_nothing(width: int) -> None:
+    task, _ = digits(width=width)
+    found = [
+        list(
+            epochs(
+                task, PublishedSettings.of("paper", epochs=4, memory_mb=megabytes, **SMALL), np.random.default_rng(1)
+            )
+        )
+        for megabytes in (0, 2048)
+    ]
+    assert np.array_equal(found[0][-1].labels(), found[1][-1].labels())
 
 
-def test_trusted_rows_are_answered_without_their_own_verified_label() -> None:
-    """Verified labels drawn at random cannot be predicted by a fit that did not see them."""
-    task, _ = clustered(rows=400, width=8, noise=0.4, seed=10)
-    unknown = np.full(40, NO_LABEL, dtype=np.int32)
-    drawn = np.random.default_rng(0).permutation(np.arange(40) % CLASSES).astype(np.int32)
-    blind = PurifyTask(**{**task.__dict__, "trusted_observed": unknown, "trusted_label": drawn})
-    found = dmlp(blind, QUICK, np.random.default_rng(0)).trusted_posterior
-    assert found is not None
-    assert found.shape == (40, CLASSES)
-    assert (found.argmax(axis=1) == drawn).mean() < 0.55
-    seen = dmlp(task, QUICK, np.random.default_rng(0)).trusted_posterior
-    assert seen is not None
-    assert (seen.argmax(axis=1) == task.trusted_label).mean() > 0.85
-
-
-def test_constant_features_carry_nothing() -> None:
-    task, _ = clustered(rows=300, width=8, noise=0.4, seed=6)
-    linear = DMLPConfig(eac_steps=100, eac_hidden=0)  # training a network amplifies the rounding of wider products
-    padded = np.hstack([task.noisy.values, np.full((300, 2), 7.0, dtype=np.float32)])
-    trusted = np.hstack([task.trusted, np.full((40, 2), 7.0, dtype=np.float32)])
-    wider = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(padded), "trusted": trusted})
-    plain, with_constants = (dmlp(one, linear, np.random.default_rng(0)).posterior for one in (task, wider))
-    np.testing.assert_allclose(plain, with_constants, atol=1e-3)
-
-
-def test_what_cannot_be_purified_says_so() -> None:
-    task, _ = clustered(rows=60, width=5, noise=0.3, seed=7)
-    without = task.trusted_label != 2
-    gap = {"trusted": task.trusted[without], "trusted_label": task.trusted_label[without]}
-    gap["trusted_observed"] = task.trusted_observed[without]
-    with pytest.raises(ConfigError, match="first: class 2"):
-        dmlp(PurifyTask(**{**task.__dict__, **gap}), QUICK, np.random.default_rng(0))
-    broken = task.noisy.values.copy()
-    broken[17, 3] = np.nan
+def test_what_does_not_fit_says_so() -> None:
+    task, _ = digits()
+    config = DMLPConfig(mode="paper", published={"epochs": 1})
+    short = MappedRows(values=task.noisy.values, rows=np.arange(999))
+    with pytest.raises(ConfigError, match="must hold the same rows"):
+        dmlp(PurifyTask(**{**task.__dict__, "second_view": short}), config, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="give both"):
+        dmlp(PurifyTask(**{**task.__dict__, "trusted_second_view": None}), config, np.random.default_rng(0))
+    values = task.noisy.values.copy()
+    values[17, 2] = np.nan
+    broken = PurifyTask(**{**task.__dict__, "noisy": MappedRows(values=values, rows=np.arange(1000))})
     with pytest.raises(ContractError, match="row 17 "):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(broken)}), QUICK, np.random.default_rng(0))
-    flat = np.ones_like(broken)
-    with pytest.raises(ContractError, match="constant"):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), QUICK, np.random.default_rng(0))
+        dmlp(broken, config, np.random.default_rng(0))
 
 
-def _path(task: PurifyTask, transform: str) -> IPCPath:
-    moments = accumulate(task.noisy.batches(), task.observed, task.noisy.shape[1], task.classes)
-    return IPCPath.of(moments, task, transform)
+def test_trusted_rows_are_answered_out_of_fold_with_both_views() -> None:
+    task, _ = digits(trusted=60)
+    config = DMLPConfig(mode="paper", published={"epochs": 2, "period": 1, **SMALL})
+    found = dmlp(task, config, np.random.default_rng(0))
+    answers = trusted_answers(dmlp, config, task, found, np.random.default_rng(0), folds=2)
+    assert answers is not None
+    assert len(answers) == 60

@@ -14,10 +14,10 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.emlc import EMLCConfig, emlc, feature_heads, feature_settings
-from lnl_core.purify.emlc_teacher import Student, feature_backbone
-from lnl_core.purify.meta_features import purify_on_features
-from lnl_core.purify.meta_folds import Heads, meta_rows, standardised_sample
-from lnl_core.purify.meta_training import NoisyBatch, TrustedBatch
+from lnl_core.purify.meta.features import purify_on_features
+from lnl_core.purify.meta.folds import Heads, meta_rows, standardised_sample
+from lnl_core.purify.meta.teacher import Student, feature_backbone
+from lnl_core.purify.meta.training import NoisyBatch, TrustedBatch
 from lnl_core.purify.task import Purification, PurifyTask
 
 

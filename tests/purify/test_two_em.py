@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lnl_core.blocks.soft_link import NoisyLink, Structure, fit_noisy_link
-from lnl_core.blocks.softmax_link import SoftmaxLink, softmax
-from lnl_core.blocks.two_em_mixture import clean_share, cleanness
 from lnl_core.contracts import NO_LABEL
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.purify.two_em import TwoEMConfig, two_em
 from lnl_core.purify.two_em_cycles import CrossFit, Evidence, answers, cross_fit, fit_scores, run_cycles
+from lnl_core.statistics.soft_link import NoisyLink, Structure, fit_noisy_link
+from lnl_core.statistics.softmax_link import SoftmaxLink, softmax
+from lnl_core.statistics.two_em_mixture import clean_share, cleanness
 
 K, D = 4, 12
 QUICK = {"head_steps": 200}

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from lnl_core.layout import Layout
 from lnl_core.runtime import resolve
 from lnl_core.s3 import in_order, upload
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.prepare import STAGE
 from lnl_core.stages.stage import Shared, StageContext
 

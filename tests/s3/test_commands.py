@@ -11,10 +11,10 @@ import pytest
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-from lnl_core.cli import app
+from lnl_core.cli.app import app
 from lnl_core.config import ConfigError
+from lnl_core.layout import Layout
 from lnl_core.s3 import read_bytes, upload
-from lnl_core.stages.layout import Layout
 
 
 def test_purify_reads_features_labels_and_trusted_rows_from_s3(s3: str, tmp_path: Path) -> None:

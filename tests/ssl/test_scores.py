@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from lnl_core.blocks import knn
-from lnl_core.blocks.knn import knn_accuracy, knn_votes
-from lnl_core.blocks.linear_probe import fit_linear_probe, probe_accuracy
+from lnl_core.statistics import knn
+from lnl_core.statistics.knn import knn_accuracy, knn_votes
+from lnl_core.statistics.linear_probe import fit_linear_probe, probe_accuracy
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from lnl_core.blocks.checkpoint import load_checkpoint
 from lnl_core.config import ConfigError, ModelSettings, RunSettings, parse
 from lnl_core.images.augment import SimCLRViewSettings
 from lnl_core.models.encoder import build_encoder
 from lnl_core.runtime import resolve
 from lnl_core.ssl import simclr
 from lnl_core.ssl.simclr import PretrainTask, SimCLRConfig, TrustedRows, pretrain_simclr
+from lnl_core.training.checkpoint import load_checkpoint
 
 ROWS = 400
 VIEWS = SimCLRViewSettings(scale_min=0.6, scale_max=1.4, rotate_degrees=15, translate=0.05)

@@ -17,7 +17,6 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from lnl_core.blocks.training_trace import TraceEpoch, write_trace
 from lnl_core.config import ImageSettings, ModelSettings
 from lnl_core.contracts import (
     IMAGES,
@@ -34,9 +33,10 @@ from lnl_core.contracts import (
     write_truth,
 )
 from lnl_core.files import write_json
+from lnl_core.layout import Layout
 from lnl_core.models.classifier import Classifier, build_classifier
 from lnl_core.models.saved import AboutClassifier, save_classifier
-from lnl_core.stages.layout import Layout
+from lnl_core.training.training_trace import TraceEpoch, write_trace
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOISE = 0.6  # exclusive: a share of the rows gets another class

@@ -8,8 +8,8 @@ import pytest
 
 from lnl_core.config import ConfigError, Params, load_preset
 from lnl_core.contracts import read_labels
+from lnl_core.layout import Layout
 from lnl_core.stages.chain import run_chain
-from lnl_core.stages.layout import Layout
 
 QUICK = [
     "pretrain.simclr.epochs=1",

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lnl_core.cli import app
+from lnl_core.cli.app import app
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from lnl_core.blocks.training_trace import TraceEpoch, write_trace
 from lnl_core.contracts import ContractError, positions, read_labels, read_purified, read_truth
 from lnl_core.files import read_json, write_json
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
+from lnl_core.training.training_trace import TraceEpoch, write_trace
 
 PARAMS = {"run": {"device": "cpu", "threads": 1}}
 Make = Callable[..., Layout]

@@ -24,8 +24,8 @@ from lnl_core.contracts import (
 from lnl_core.evaluate.held_out import Answers, HeldOutTable, read_held_out, score_held_out, write_held_out
 from lnl_core.features.shards import ShardKey, write_shard
 from lnl_core.images.store import load_images
+from lnl_core.layout import Layout
 from lnl_core.report.summary import summary_table
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 from tests.stages.conftest import IMAGE_SETTINGS
 

@@ -16,9 +16,9 @@ from lnl_core.features import encode_shard
 from lnl_core.features.cache import FeatureCache
 from lnl_core.files import write_json
 from lnl_core.images.store import load_images
+from lnl_core.layout import Layout
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import load_encoder, save_encoder
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Shared, run_stage, stage_named
 
 SHARDS = 4

@@ -12,9 +12,9 @@ from PIL import Image
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, Labels, Truth, read_labels, string_ids, write_labels, write_truth
 from lnl_core.images.shards import write_shard
+from lnl_core.layout import Layout
 from lnl_core.runtime import resolve
 from lnl_core.stages.inject import STAGE
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import Shared, StageContext
 
 CLASSES = ("a", "b", "c", "d")

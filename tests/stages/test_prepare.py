@@ -25,8 +25,8 @@ from lnl_core.contracts import (
     read_truth,
 )
 from lnl_core.datasets.digits import Digits
+from lnl_core.layout import Layout
 from lnl_core.runtime import resolve
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.prepare import STAGE
 from lnl_core.stages.stage import Shared, StageContext
 

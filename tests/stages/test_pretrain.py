@@ -13,10 +13,10 @@ import torch
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import read_labels, write_labels
+from lnl_core.layout import Layout
 from lnl_core.models.saved import load_encoder
 from lnl_core.ssl import simclr
 from lnl_core.stages import pretrain as pretrain_stage
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage, stage_named
 
 PARAMS: dict[str, Any] = {

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lnl_core.blocks.checkpoint import save_checkpoint
 from lnl_core.config import ConfigError, ModelSettings
 from lnl_core.contracts import (
     IMAGES,
@@ -28,13 +27,14 @@ from lnl_core.contracts import (
 )
 from lnl_core.features.shards import ShardKey, write_shard
 from lnl_core.files import atomic_folder, read_json, write_json
+from lnl_core.layout import Layout
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.normalise import pixel_statistics, set_normalisation
 from lnl_core.models.saved import save_encoder
-from lnl_core.purify import emlc_images
-from lnl_core.purify.emlc_images import held_out_rows
-from lnl_core.stages.layout import Layout
+from lnl_core.purify.meta import images as emlc_images
+from lnl_core.purify.meta.images import held_out_rows
 from lnl_core.stages.stage import run_stage
+from lnl_core.training.checkpoint import save_checkpoint
 
 ROWS, TRUSTED = 600, 100
 MODEL = {"arch": "small_cnn", "width": 8}

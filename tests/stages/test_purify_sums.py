@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnl_core.blocks.moments import Moments, accumulate
 from lnl_core.contracts import NO_LABEL, ContractError, Labels, string_ids
 from lnl_core.features.cache import FeatureCache
 from lnl_core.features.shards import ShardKey, write_shard
 from lnl_core.stages.purify_sums import LabelledRows, NoisyRowSums
+from lnl_core.statistics.moments import Moments, accumulate
 
 WIDTH, ROWS = 6, 30
 SHARDS = ("b", "c", "a")  # in order of ingest; ids are sorted within a shard alone

@@ -11,10 +11,10 @@ import pytest
 
 from lnl_core import contracts
 from lnl_core.files import write_json
+from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.report.run_files import STAGES
 from lnl_core.report.summary import summary_table
-from lnl_core.stages.layout import Layout
-from lnl_core.stages.stage import STAGE_NAMES, run_stage
+from lnl_core.stages.stage import run_stage
 
 PARAMS = {"run": {"device": "cpu", "threads": 1}}
 Make = Callable[..., Layout]

@@ -33,10 +33,10 @@ from lnl_core.contracts import (
     write_table,
 )
 from lnl_core.files import write_json
+from lnl_core.layout import Layout
 from lnl_core.models.encoder import build_encoder
 from lnl_core.models.saved import load_classifier, save_encoder
 from lnl_core.stages import train as train_stage
-from lnl_core.stages.layout import Layout
 from lnl_core.stages.stage import run_stage
 from lnl_core.train import epochs
 

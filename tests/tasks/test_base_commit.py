@@ -9,7 +9,7 @@ import pytest
 
 from dev.checkout import commit, git
 from lnl_core.config import ConfigError
-from lnl_core.stages.stage import STAGE_NAMES
+from lnl_core.layout import STAGE_NAMES
 from tasks.base_commit import default_repository, read_base, uncommitted
 from tasks.machine import Machine
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lnl_core.contracts import Labels, write_labels
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from tasks.results import protocol_markdown
 
 

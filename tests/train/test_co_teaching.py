@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lnl_core.blocks.training_trace import read_trace, trace_files
 from lnl_core.config import ConfigError, ModelSettings, parse
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
@@ -22,6 +21,7 @@ from lnl_core.train.small_loss_rules import (
     small_loss,
 )
 from lnl_core.train.task import HeldOut, TrainTask
+from lnl_core.training.training_trace import read_trace, trace_files
 
 NONE = torch.zeros(6, dtype=torch.bool)
 ALL = ~NONE

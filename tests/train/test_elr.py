@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lnl_core.blocks.ema import update_average
 from lnl_core.config import ConfigError, parse
 from lnl_core.train.elr import ELRConfig
 from lnl_core.train.elr_plus import ELRPlusConfig, derive
 from lnl_core.train.noise_told import NoiseTold
+from lnl_core.training.ema import update_average
 
 BOTH = pytest.mark.parametrize("config", [ELRConfig, ELRPlusConfig])
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lnl_core.blocks.training_trace import read_trace, trace_files
-from lnl_core.blocks.two_em_mixture import refurbished
-from lnl_core.blocks.weighted_loss import weighted_cross_entropy
 from lnl_core.config import ConfigError, parse
 from lnl_core.models.classifier import Classifier
+from lnl_core.statistics.two_em_mixture import refurbished
 from lnl_core.train.flywheel import (
     MODES,
     FlywheelConfig,
@@ -27,6 +25,8 @@ from lnl_core.train.flywheel_losses import (
     label_shares,
 )
 from lnl_core.train.flywheel_network import ProjectedClassifier
+from lnl_core.training.training_trace import read_trace, trace_files
+from lnl_core.training.weighted_loss import weighted_cross_entropy
 from tests.contract.test_trainers import make_task
 
 QUICK = {"epochs": 4, "warmup_epochs": 1, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2}

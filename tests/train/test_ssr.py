@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from lnl_core.blocks.knn import knn_votes
 from lnl_core.config import ConfigError, parse
+from lnl_core.statistics.knn import knn_votes
 from lnl_core.train.ssr import SSRConfig, _split, _Voters
 from lnl_core.train.ssr_network import ConsistencyNetwork, FeaturesAndLogits, consistency_loss
 from lnl_core.train.ssr_rules import balance, consistency, draw_by_class, neighbour_count, relabel, select

@@ -13,7 +13,7 @@ import pytest
 from lnl_core.contracts import Labels, Purified, string_ids, write_labels, write_purified
 from lnl_core.evaluate.held_out import Answers, Classifier, HeldOutTable, write_held_out
 from lnl_core.files import write_json
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 
 NAMES = ("cat", "dog", "eel")
 TIME = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

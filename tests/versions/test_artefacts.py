@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from lnl_core.files import write_json
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.versions.artefacts import artefacts_of_folder, artefacts_of_lock
 
 STAGES = """\

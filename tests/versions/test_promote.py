@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from lnl_core.config import ConfigError
+from lnl_core.layout import Layout
 from lnl_core.ledger.change import apply_reviewed
 from lnl_core.ledger.store import Ledger
-from lnl_core.stages.layout import Layout
 from lnl_core.versions.gate import GateSettings
 from lnl_core.versions.git_marks import mark_promoted, tag_version
 from lnl_core.versions.label_changes import difference

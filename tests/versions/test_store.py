@@ -14,7 +14,7 @@ import pytest
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
-from lnl_core.stages.layout import Layout
+from lnl_core.layout import Layout
 from lnl_core.versions.gate import GateSettings
 from lnl_core.versions.promote import promote
 from lnl_core.versions.register import RunCard, register

@@ -1,1 +1,0 @@
-"""What two methods or more share, one concept a file."""

@@ -1,0 +1,1 @@
+"""The command `lnl`: one file a group of commands."""

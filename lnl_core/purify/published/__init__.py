@@ -1,0 +1,1 @@
+"""DMLP as published: the paper's procedure and the released program's."""

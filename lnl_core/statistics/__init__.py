@@ -1,0 +1,1 @@
+"""Estimates and classifiers in closed form on features, labels and scores; no networks."""
