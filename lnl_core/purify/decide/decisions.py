@@ -17,6 +17,7 @@ from pydantic import Field
 
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, Ids, IntArray, Purified, read_purified
+from lnl_core.files import file_md5
 
 
 class UpdateSettings(Settings):
