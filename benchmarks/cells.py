@@ -45,7 +45,7 @@ def run_cells(script: str, cells: Sequence[Cell], results: Path, threads: int, j
     return failed
 
 
-def answer_cell(text: str, measure: Callable[[Cell], Cell]) -> None:
+def run_cell(text: str, measure: Callable[[Cell], Cell]) -> None:
     """In the cell's process: measure, and print the figures as the last line."""
     print(json.dumps(measure(json.loads(text))))
 

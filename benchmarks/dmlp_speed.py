@@ -1,14 +1,14 @@
-"""DMLP against its published procedure: seconds at three widths, and labels right on CIFAR-10 features.
+"""ipc_ensemble and DMLP against the slow twin of the published procedure: seconds, and labels right.
 
     LNL_TEST_DATA=folder python benchmarks/dmlp_speed.py
 
 Seconds: clustered synthetic features of 49,000 rows, 1,000 trusted, 10 classes, 100 epochs, EAC trained in all of them.
 The slow twin (an inverse in every step, autograd, Adam on the labels; `published_dmlp_twin.py`) runs a few epochs in
-float32, which all cost the same, and is extrapolated; modes `reference` (float64, and float32 as the twin) and `fixed`
-run whole. All of a width run one after another in one process, so that ratios compare like with like.
+float32, which all cost the same, and is extrapolated; modes `released` (float64, and float32 as the twin) and
+`ipc_ensemble` run whole. All of a width run one after another in one process, so that ratios compare like with like.
 
-Labels: the features and noises of `benchmarks/purify.py`. The twin's labels are those of mode `reference`, which equals
-it (tests/purify/test_ipc_ensemble.py).
+Labels: the features and noises of `benchmarks/purify.py`. The twin's labels are those of mode `released`, which equals
+it (tests/purify/test_dmlp.py).
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from purify import HUMAN, NOISES, draw_task, load
 
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
-from lnl_core.purify.published.settings import PublishedSettings
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig, ipc_ensemble
 from lnl_core.purify.task import PurifyTask
 
 HERE = Path(__file__).parent
-MODES = ("paper", "reference", "fixed")
+METHODS = {
+    "paper": lambda task, draw: dmlp(task, DMLPConfig(mode="paper"), draw),
+    "released": lambda task, draw: dmlp(task, DMLPConfig(mode="released"), draw),
+    "ipc_ensemble": lambda task, draw: ipc_ensemble(task, IPCEnsembleConfig(), draw),
+}
 Record = dict[str, float]
 
 
@@ -66,7 +70,7 @@ def speed_table(arguments: argparse.Namespace) -> list[str]:
         "",
         f"The twin ran {arguments.twin_epochs} epochs and is extrapolated to 100. In brackets: times faster.",
         "",
-        "| features | twin | `reference` | `reference`, float32 | `fixed` |",
+        "| features | twin | `released` | `released`, float32 | `fixed` |",
         "|---|---|---|---|---|",
     ]
     for width in arguments.widths:
@@ -79,13 +83,13 @@ def speed_table(arguments: argparse.Namespace) -> list[str]:
 
 def speeds(rows: int, width: int, twin_epochs: int) -> Record:
     task = clustered(rows, width, np.random.default_rng(width))
-    settings = PublishedSettings.of("reference")
-    single = DMLPConfig(mode="reference", published={"precision": "float32"})
+    settings = DMLPConfig.of("released")
+    single = DMLPConfig(mode="released", precision="float32")
     return {
         "twin": settings.epochs * twin_epoch_seconds(task, twin_epochs),
-        "reference": timed(lambda: dmlp(task, DMLPConfig(mode="reference"), np.random.default_rng(0))),
-        "reference, float32": timed(lambda: dmlp(task, single, np.random.default_rng(0))),
-        "fixed": timed(lambda: dmlp(task, DMLPConfig(), np.random.default_rng(0))),
+        "released": timed(lambda: dmlp(task, DMLPConfig(mode="released"), np.random.default_rng(0))),
+        "released, float32": timed(lambda: dmlp(task, single, np.random.default_rng(0))),
+        "ipc_ensemble": timed(lambda: ipc_ensemble(task, IPCEnsembleConfig(), np.random.default_rng(0))),
     }
 
 
@@ -99,7 +103,7 @@ def twin_epoch_seconds(task: PurifyTask, measured: int) -> float:
         trusted_label=torch.from_numpy(task.trusted_label).long(),
         prior=torch.full((task.classes,), 1 / task.classes),
     )
-    passes = twin_labels(twin, PublishedSettings.of("reference", epochs=measured + 1), np.random.default_rng(0))
+    passes = twin_labels(twin, DMLPConfig.of("released", epochs=measured + 1), np.random.default_rng(0))
     next(passes)
     return timed(lambda: list(passes)) / measured
 
@@ -141,7 +145,7 @@ def labels_table(arguments: argparse.Namespace) -> list[str]:
         "",
         f"Mean over {arguments.seeds} seed(s) of noise and trusted rows; 1,000 trusted rows; after 100 epochs.",
         "",
-        f"| noise | observed | {' | '.join(f'`{mode}`' for mode in MODES)} | EAC of `reference` on trusted rows |",
+        f"| noise | observed | {' | '.join(f'`{mode}`' for mode in METHODS)} | EAC of `released` on trusted rows |",
         "|---" * 6 + "|",
     ]
     for noise in arguments.noises:
@@ -156,10 +160,10 @@ def labels_right(features: Any, tables: dict[str, Any], noise: str, seed: int) -
     task, noisy, _ = draw_task(features, tables, noise, seed)
     true = tables["label"][noisy]
     record = {"observed": float((task.observed == true).mean())}
-    for mode in MODES:
-        found = dmlp(task, DMLPConfig(mode=mode), np.random.default_rng(seed))
+    for mode, method in METHODS.items():
+        found = method(task, np.random.default_rng(seed))
         record[mode] = float((found.posterior.argmax(axis=1) == true).mean())
-        if mode == "reference":
+        if mode == "released":
             eac = float(found.metrics["eac_trusted_accuracy"])
     return {**record, "eac": eac}
 

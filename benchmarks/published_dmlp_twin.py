@@ -2,7 +2,7 @@
 
     w = inv(F'F) F'Y  on each minibatch;  a loss of F_v w on the trusted rows;  backward to Y;  Adam on the labels
 
-The benchmark times it, the tests hold modes `reference` and `paper` against it. It shares no formula with them:
+The benchmark times it, the tests hold modes `released` and `paper` against it. It shares no formula with them:
 losses are torch's functions, gradients autograd's, Adam torch's. It follows their order of rows and of random draws, so
 that equal seeds mean equal minibatches.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.purify.published.settings import PublishedSettings
+from lnl_core.purify.published.settings import DMLPConfig
 
 
 @dataclass(kw_only=True)
@@ -32,7 +32,7 @@ class TwinTask:
     second: Tensor | None = None  # [n, d2]
 
 
-def twin_labels(task: TwinTask, settings: PublishedSettings, generator: np.random.Generator) -> Iterator[Tensor]:
+def twin_labels(task: TwinTask, settings: DMLPConfig, generator: np.random.Generator) -> Iterator[Tensor]:
     """The soft labels [n, K] after each epoch, in the precision of the features."""
     rows, kind = len(task.observed), task.noisy.dtype
     order = np.arange(rows)
@@ -76,7 +76,7 @@ def trusted_scores(features: Tensor, labels: Tensor, trusted: Tensor, ridge: flo
 
 
 def purify_step(
-    task: TwinTask, batch: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, settings: PublishedSettings
+    task: TwinTask, batch: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, settings: DMLPConfig
 ) -> None:
     """Eq. 8 and 9 on one minibatch."""
     predicted = trusted_scores(task.noisy[batch], labels, task.trusted, settings.ridge)
@@ -89,7 +89,7 @@ def purify_step(
                 row.copy_(project(row))
 
 
-def validation_loss(predicted: Tensor, label: Tensor, prior: Tensor, settings: PublishedSettings) -> Tensor:
+def validation_loss(predicted: Tensor, label: Tensor, prior: Tensor, settings: DMLPConfig) -> Tensor:
     """L_val of raw scores [m, K]: the last softmax is the one inside cross_entropy."""
     probabilities = predicted
     for _ in range(settings.ipc_softmaxes - 1):
@@ -108,7 +108,7 @@ def eac_step(
     features: Tensor,
     labels: Tensor,
     task: TwinTask,
-    settings: PublishedSettings,
+    settings: DMLPConfig,
 ) -> None:
     """Eq. 10 with the terms of the released code."""
     kind = classifier.weight.dtype
@@ -125,9 +125,7 @@ def eac_step(
     adam.step()
 
 
-def label_optimizer(
-    task: TwinTask, batch: Tensor, labels: Tensor, settings: PublishedSettings
-) -> torch.optim.Optimizer:
+def label_optimizer(task: TwinTask, batch: Tensor, labels: Tensor, settings: DMLPConfig) -> torch.optim.Optimizer:
     """Each minibatch has labels of its own, so it has an optimizer of its own."""
     if settings.optimizer == "adam":
         assert settings.label_lr is not None
@@ -138,7 +136,7 @@ def label_optimizer(
     return torch.optim.SGD([labels], lr=rate, weight_decay=settings.label_weight_decay)
 
 
-def inverse_curvature(task: TwinTask, batch: Tensor, settings: PublishedSettings) -> float:
+def inverse_curvature(task: TwinTask, batch: Tensor, settings: DMLPConfig) -> float:
     """The default step of mode `paper`: M from the scores of unit labels, its largest singular value."""
     identity = torch.eye(len(batch), dtype=task.noisy.dtype)
     linear = trusted_scores(task.noisy[batch], identity, task.trusted, settings.ridge)
@@ -147,7 +145,7 @@ def inverse_curvature(task: TwinTask, batch: Tensor, settings: PublishedSettings
     return 1.0 / (bound * float(torch.linalg.matrix_norm(linear, 2)) ** 2)
 
 
-def zero_classifier(width: int, classes: int, settings: PublishedSettings) -> nn.Linear:
+def zero_classifier(width: int, classes: int, settings: DMLPConfig) -> nn.Linear:
     classifier = nn.Linear(width, classes, dtype=getattr(torch, settings.eac_precision))
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from cells import Cell, answer_cell, machine_line, peak_mib, read_results, run_cells
+from cells import Cell, machine_line, peak_mib, read_results, run_cell, run_cells
 
 from lnl_core.contracts import string_ids
 from lnl_core.evaluate.calibration import expected_calibration_error, reliability
@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["LNL_TEST_DATA"] = str(arguments.data)
     if arguments.cell:
-        return answer_cell(arguments.cell, measure)
+        return run_cell(arguments.cell, measure)
     failed = 0
     if not arguments.render:
         if not (arguments.data / "cifar10_features.parquet").exists():

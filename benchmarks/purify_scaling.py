@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import Cell, answer_cell, machine_line, peak_mib, read_results, run_cells
+from cells import Cell, machine_line, peak_mib, read_results, run_cell, run_cells
 
 from lnl_core.contracts import string_ids
 from lnl_core.features.user_table import MappedRows
@@ -35,7 +35,7 @@ from lnl_core.purify.task import PurifyTask
 HERE = Path(__file__).parent
 CLASSES, WIDTH, TRUSTED, NOISE = 14, 2048, 1000, 0.4
 SIZES = (100_000, 300_000, 1_000_000)
-METHODS = ("dmlp", "two_em", "knn", "trusted_only", "confident_learning")
+METHODS = ("ipc_ensemble", "two_em", "knn", "trusted_only", "confident_learning")
 BATCH = 8192
 LATENT = 64  # shared directions of large variance
 SCRATCH = "LNL_SCALING_SCRATCH"
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        return answer_cell(arguments.cell, measure)
+        return run_cell(arguments.cell, measure)
     failed = 0 if arguments.render else run(arguments)
     page = arguments.results.with_suffix(".md")
     page.write_text(render(read_results(arguments.results)), encoding="utf-8")

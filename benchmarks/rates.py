@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from cells import Cell, answer_cell, machine_line, peak_mib, read_results, run_cells
+from cells import Cell, machine_line, peak_mib, read_results, run_cell, run_cells
 from PIL import Image
 
 from lnl_core.config import ImageSettings
@@ -34,7 +34,7 @@ from lnl_core.datasets import DATASETS
 from lnl_core.features.user_table import MappedRows
 from lnl_core.images.decode import decode_image, to_array
 from lnl_core.layout import Layout
-from lnl_core.purify.dmlp import DMLPConfig, dmlp
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig, ipc_ensemble
 from lnl_core.purify.task import PurifyTask
 from lnl_core.stages.stage import run_stage
 
@@ -50,9 +50,9 @@ CELLS: list[Cell] = [
     {"what": "inject", "rows": ALL},
     {"what": "features", "rows": 512, "precision": "float32"},
     {"what": "features", "rows": 512, "precision": "bfloat16"},
-    {"what": "dmlp", "rows": 100_000, "trusted": 1_000},
-    {"what": "dmlp", "rows": 100_000, "trusted": 10_000},
-    {"what": "dmlp", "rows": 100_000, "trusted": CLEAN_TRAIN},
+    {"what": "ipc_ensemble", "rows": 100_000, "trusted": 1_000},
+    {"what": "ipc_ensemble", "rows": 100_000, "trusted": 10_000},
+    {"what": "ipc_ensemble", "rows": 100_000, "trusted": CLEAN_TRAIN},
     {"what": "purified table", "rows": NOISY},
 ]
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        answer_cell(arguments.cell, measure)
+        run_cell(arguments.cell, measure)
         return
     failed = run_cells(__file__, CELLS, arguments.results, arguments.threads)
     records = [record for record in read_results(arguments.results) if record["cell"] in CELLS]
@@ -154,7 +154,7 @@ def purify(cell: Cell, scratch: Path) -> Cell:
         trusted_observed=np.where(known, observed[rows:], NO_LABEL).astype(np.int32),
         classes=CLASSES,
     )
-    return timed(lambda: dmlp(task, DMLPConfig(), np.random.default_rng(0)))
+    return timed(lambda: ipc_ensemble(task, IPCEnsembleConfig(), np.random.default_rng(0)))
 
 
 def purified_table(cell: Cell, scratch: Path) -> Cell:
@@ -179,7 +179,7 @@ MEASURES: dict[str, Callable[[Cell, Path], Cell]] = {
     "prepare": prepare,
     "inject": inject,
     "features": features,
-    "dmlp": purify,
+    "ipc_ensemble": purify,
     "purified table": purified_table,
 }
 

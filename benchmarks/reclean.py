@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from cells import Cell, answer_cell, machine_line, read_results, run_cells
+from cells import Cell, machine_line, read_results, run_cell, run_cells
 
 from lnl_core.contracts import read_purified
 from lnl_core.layout import Layout
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cell:
-        return answer_cell(arguments.cell, measure)
+        return run_cell(arguments.cell, measure)
     failed = 0
     if not arguments.render:
         if not (arguments.data / "cifar10_features.parquet").exists():
@@ -168,7 +168,7 @@ def params_of(encoder: str, folder: Path) -> dict[str, Any]:
         "inject": {"type": "none"},
         "pretrain": {"method": "none"},
         "features": ENCODERS[encoder],
-        "purify": {"method": "dmlp"},
+        "purify": {"method": "ipc_ensemble"},
     }
 
 

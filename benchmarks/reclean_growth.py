@@ -160,7 +160,7 @@ def settings(crawl: Path) -> dict[str, Any]:
         "inject": {"type": "none"},
         "pretrain": {"method": "none"},
         "features": {"encoder": "crawl_encoder:pixels", "dtype": "float32"},
-        "purify": {"method": "dmlp"},
+        "purify": {"method": "ipc_ensemble"},
         "train": {"method": "cross_entropy", "cross_entropy": {"epochs": 1}, "init": "scratch"},
         "evaluate": {},
         "report": {},

@@ -4,7 +4,7 @@
 
 Features: synthetic 32 px JPEG images through a small_cnn and a ResNet-18 with random weights. Purification: synthetic
 float16 features, 512 wide, 14 classes: the moments of each part, and p(y | x) of each part by five linear heads and ten
-networks, the shape that DMLP's voices have. A worker has one thread, so has the local run. Ray's start is timed apart,
+networks, as ipc_ensemble has them. A worker has one thread, so has the local run. Ray's start is timed apart,
 and its workers are warm: they have loaded libraries and encoder. A round runs a kind of work in this process, on one
 worker and on two; a cell's figure is the median over rounds of its rate, and of its ratio to the local run of the same
 round. Processor time is that of the process which does the shard, and does not mind who else uses the machine.
@@ -225,7 +225,7 @@ def voices() -> tuple[np.ndarray, list[Voice]]:
 
 
 def predict(models: tuple[np.ndarray, list[Voice]], path: Path) -> np.ndarray:
-    """[b, K]: each row by one head and by two of the networks, as DMLP's splits do."""
+    """[b, K]: each row by one head and by two of the networks, as ipc_ensemble's splits do."""
     linear, networks = models
     rows = rows_of(path)
     found = np.empty((rows.shape[0], CLASSES), dtype=np.float32)

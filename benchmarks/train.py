@@ -4,10 +4,10 @@
 
 Digits: 1,438 train rows at symmetric noise of 20, 50 and 80 % (inclusive), 100 of them trusted, 359 test rows, 3 seeds;
 every method from scratch on the observed labels. CIFAR-10: 5,000 noisy and 500 trusted train rows with human labels
-(CIFAR-10N worse) or at symmetric 50 %, all 10,000 test rows, one seed; observed labels, and labels purified by DMLP on
-the 512 features of the folder's cifar10_features.parquet (without the folder this part is left out). All methods of a
-data set have the same network and number of epochs. Trusted rows choose the epoch and count the noise that a method is
-told; test rows choose nothing.
+(CIFAR-10N worse) or at symmetric 50 %, all 10,000 test rows, one seed; observed labels, and labels purified by
+ipc_ensemble on the 512 features of the folder's cifar10_features.parquet (without the folder this part is left out).
+All methods of a data set have the same network and number of epochs. Trusted rows choose the epoch and give the noise
+estimate that a method gets; test rows choose nothing.
 A cell is a process of one thread; two run at a time. Finished cells are kept, see cells.py.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from cells import Cell, answer_cell, machine_line, read_results, run_cells
+from cells import Cell, machine_line, read_results, run_cell, run_cells
 from sklearn.datasets import load_digits
 
 from lnl_core.config import Params
@@ -104,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["LNL_TEST_DATA"] = str(arguments.data.resolve())
     if arguments.cell:
-        return answer_cell(arguments.cell, measure)
+        return run_cell(arguments.cell, measure)
     failed = 0
     if not arguments.render:
         with tempfile.TemporaryDirectory() as folder:
@@ -182,8 +182,8 @@ def prepare(cell: Cell, folder: Path) -> None:
     task = purify_task(
         MappedRows(values=features, rows=rows["n"]), noisy, torch.from_numpy(features[rows["t"]]), trusted
     )
-    config = PURIFIERS.get("dmlp").config()
-    purified, metrics = purify("dmlp", config, task, noisy.ids, labels.class_names, cell["seed"])
+    config = PURIFIERS.get("ipc_ensemble").config()
+    purified, metrics = purify("ipc_ensemble", config, task, noisy.ids, labels.class_names, cell["seed"])
     write_purified(paths.purified, purified)
     truth = read_truth(paths.truth)
     true = dict(zip(truth.ids, truth.true_label, strict=True))
@@ -289,7 +289,9 @@ def tables(records: list[dict[str, Any]], level: str) -> str:
 def heading(data: str, labels: str) -> str:
     if data == "digits":
         return f"Digits, small_cnn of width 32, {DIGITS_EPOCHS} epochs, observed labels"
-    kind = "observed labels" if labels == "observed" else "labels purified by DMLP on a frozen encoder's features"
+    kind = (
+        "observed labels" if labels == "observed" else "labels purified by ipc_ensemble on a frozen encoder's features"
+    )
     return f"5,000 images of CIFAR-10, small_cnn of width 16, {CIFAR_EPOCHS} epochs, {kind}"
 
 

@@ -28,8 +28,8 @@ from lnl_core.config import ModelSettings, parse
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
 from lnl_core.runtime import Runtime
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train import TRAINERS, epochs
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.task import HeldOut, TrainTask
 
 CLASSES, SIDE = 10, 32
@@ -141,7 +141,7 @@ def make_task(folder: Path, arguments: argparse.Namespace) -> TrainTask:
         ),
         classes=CLASSES,
         flip=True,
-        noise=NoiseTold(
+        noise=NoiseEstimate(
             rate=0.45, source="set", prior=np.full(CLASSES, 1 / CLASSES), transition=np.eye(CLASSES) * 0.5 + 0.05
         ),
         make_model=lambda seed: build_classifier(model, 3, CLASSES, seed=seed),

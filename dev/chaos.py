@@ -41,9 +41,9 @@ PRETRAIN_EPOCHS, TRAIN_EPOCHS = 60, 16  # half a minute each on an idle core: lo
 OVERRIDES = [
     "run.threads=1",
     "run.device=cpu",
-    "purify.dmlp.folds=2",
-    "purify.dmlp.ridge=[0.01, 1.0]",
-    "purify.dmlp.max_steps=16",
+    "purify.ipc_ensemble.folds=2",
+    "purify.ipc_ensemble.ridge=[0.01, 1.0]",
+    "purify.ipc_ensemble.max_steps=16",
 ]
 KINDS = {"stage": 10, "dvc": 6, "flow run": 5, "worker": 3}  # how often each is killed
 KINDS_WITHOUT_PREFECT = {"stage": 11, "dvc": 8, "worker": 5}

@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from lnl_core.config import load_params
 from lnl_core.stages.stage import check_params
 from tasks.base_commit import default_repository, read_base
-from tasks.first_state import tell_first_state
+from tasks.first_state import emit_first_state
 from tasks.graph import read_graph
 from tasks.placement import INLINE, Placement
 from tasks.results import show_results, show_version
@@ -72,7 +72,7 @@ async def _run_in_folder(params: str, root: Path, overrides: list[str]) -> None:
 async def _run_through_dvc(
     params: str, overrides: list[str], repository: str, revision: str, placement: Placement
 ) -> str:
-    await tell_first_state()
+    await emit_first_state()
     base = await asyncio.to_thread(read_base, repository, revision, params, overrides)
     run = await begin_run(base, flow_run.id, placement)
     done = await drive_stages(run)

@@ -23,7 +23,7 @@ from prefect.states import Completed
 from tasks.base_commit import BaseCommit, default_repository, read_base
 from tasks.churn_artifact import show_churn
 from tasks.crawl_news import News, default_store, look_for_news, previous_of, registered
-from tasks.first_state import tell_first_state
+from tasks.first_state import emit_first_state
 from tasks.machine import Machine
 from tasks.placement import INLINE, Placement
 from tasks.promote import gate_and_promote, register_version
@@ -66,7 +66,7 @@ async def reclean(
     Returns:
         A completed state: NothingNew, Promoted or NotPromoted; its message says why.
     """
-    await tell_first_state()
+    await emit_first_state()
     where = store or default_store()
     number = await asyncio.to_thread(registered, where, flow_run.id)
     if number is None:

@@ -13,7 +13,7 @@ from prefect.states import Failed
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
 from tasks.job import StageJob
-from tasks.stage_calls import leave_answer, run_here
+from tasks.stage_calls import leave_result, run_here
 
 
 @flow(name="stage", persist_result=False)
@@ -29,5 +29,5 @@ async def stage(job: StageJob, gpu: bool = False) -> State[None] | None:
     except (ConfigError, ContractError) as error:
         # The caller raises it again by this name, and does not retry: an exception would arrive as any other.
         return Failed(name=type(error).__name__, message=str(error))
-    await leave_answer(done)
+    await leave_result(done)
     return None

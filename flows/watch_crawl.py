@@ -18,7 +18,7 @@ from prefect.states import Completed
 
 from flows.reclean import MIN_AGE
 from tasks.base_commit import default_repository, read_base
-from tasks.crawl_event import find_new, is_cleaning, tell_once
+from tasks.crawl_event import emit_once, find_new, is_cleaning
 
 
 @flow(name="watch-crawl", persist_result=False)
@@ -38,7 +38,7 @@ async def watch_crawl(
         crawl, params, overrides, repository, revision, store, min_age: as in the flow reclean.
 
     Returns:
-        A completed state: NothingNew, Cleaning, ToldBefore or Told.
+        A completed state: NothingNew, Cleaning, ReportedBefore or Told.
     """
     settings = [*(overrides or []), *([f"prepare.crawl.path={crawl}"] if crawl else [])]
     base = await asyncio.to_thread(read_base, repository or default_repository(), revision, params, settings)
@@ -47,9 +47,9 @@ async def watch_crawl(
         return Completed(name="NothingNew", message=f"no new shards below {found.path}")
     if await is_cleaning():
         return Completed(name="Cleaning", message="a re-cleaning runs; it or the next look will see them")
-    told = await tell_once(found)
+    told = await emit_once(found)
     return Completed(
-        name="Told" if told else "ToldBefore", message=f"{len(found.shards)} new shards below {found.path}"
+        name="Told" if told else "ReportedBefore", message=f"{len(found.shards)} new shards below {found.path}"
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lnl_core.renamed import new_setting, new_value
+
 S = TypeVar("S", bound="Settings")
 Params = dict[str, Any]
 OVERLAY_FILES = ("noise", "methods", "starts")  # in lnl_core/presets; every other file there is a whole preset
@@ -205,7 +207,7 @@ def apply_overrides(params: Params, overrides: Sequence[str]) -> Params:
 
 
 def parse(settings: type[S], values: Mapping[str, Any] | None, where: str) -> S:
-    """Parse one section (`where` is its name in messages, e.g. `purify.dmlp`).
+    """Parse one section (`where` is its name in messages, e.g. `purify.ipc_ensemble`).
 
     Raises:
         ConfigError: every problem of the section, a line each.
@@ -243,7 +245,10 @@ def _explain(settings: type[Settings], problem: Any, where: str) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join([where, *path])
     if problem["type"] != "extra_forbidden":
-        return f"{key} = {problem['input']!r}: {problem['msg']}"
+        new = new_value(key, problem["input"])
+        return f"{key} = {problem['input']!r}: {f'is now written {new!r}' if new else problem['msg']}"
+    if new := new_setting(key):
+        return f"{key}: this setting is called {new} now"
     known = sorted(_fields_at(settings, path[:-1]))
     return f"{key}: unknown setting{nearest(path[-1], known)}"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lnl_core.files import read_json
+from lnl_core.renamed import with_new_keys
 
 STAGE_NAMES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
 
@@ -111,7 +112,7 @@ class Layout:
     def read_metrics(self, stage: str) -> Mapping[str, Any]:
         """What a stage has measured; empty where it has not run."""
         path = self.metrics(stage)
-        found: Mapping[str, Any] = read_json(path).get(stage, {}) if path.exists() else {}
+        found: Mapping[str, Any] = with_new_keys(read_json(path).get(stage, {})) if path.exists() else {}
         return found
 
     @property

@@ -27,6 +27,7 @@ class Entry(Generic[T]):
     summary: str
     source: str  # paper or data set reference, one line; empty where there is none
     needs_trusted: bool = False  # a purifier that cannot work without a trusted set
+    draws_as: str = ""  # the name that its generators are derived from, where it was called otherwise before
 
 
 class Registry(Generic[T]):
@@ -39,14 +40,27 @@ class Registry(Generic[T]):
         self._loaded = False
 
     def register(
-        self, name: str, *, config: type[Settings], summary: str, source: str = "", needs_trusted: bool = False
+        self,
+        name: str,
+        *,
+        config: type[Settings],
+        summary: str,
+        source: str = "",
+        needs_trusted: bool = False,
+        draws_as: str = "",
     ) -> Callable[[T], T]:
         """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`."""
 
         def add(make: T) -> T:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
             self._entries[name] = Entry(
-                name=name, make=make, config=config, summary=summary, source=source, needs_trusted=needs_trusted
+                name=name,
+                make=make,
+                config=config,
+                summary=summary,
+                source=source,
+                needs_trusted=needs_trusted,
+                draws_as=draws_as or name,
             )
             return make
 

@@ -13,7 +13,7 @@ from lnl_core.bench.cells import run_cells
 from lnl_core.bench.grid import Cell
 from lnl_core.bench.records import read_records
 from lnl_core.bench.table import markdown, table_rows
-from tasks.telling import send_logs_to_prefect
+from tasks.prefect_log import send_logs_to_prefect
 
 
 class CellFailed(RuntimeError):

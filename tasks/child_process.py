@@ -41,13 +41,13 @@ def run_child(
     *,
     cwd: Path,
     env: Mapping[str, str],
-    tell_line: Callable[[str], None] = lambda _line: None,
+    log_line: Callable[[str], None] = lambda _line: None,
     tick: Callable[[], None] = lambda: None,
     cancel: threading.Event | None = None,
 ) -> Ended:
     """Run `command` in a process group of its own until it ends; stdout and stderr come as one stream of lines.
 
-    `tick` is called several times a second. Whatever happens here, an exception in `tell_line` included, no process of
+    `tick` is called several times a second. Whatever happens here, an exception in `log_line` included, no process of
     the group is left, and the kernel kills the child if this process, or the thread that calls this, is gone.
 
     Raises:
@@ -59,7 +59,7 @@ def run_child(
         while (line := _next_line(lines)) is not None:
             if line:
                 tail.append(line)
-                tell_line(line)
+                log_line(line)
             tick()
             if cancel is not None and cancel.is_set():
                 raise StageCancelled(f"cancelled while it ran: {' '.join(command)}")

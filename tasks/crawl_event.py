@@ -67,7 +67,7 @@ async def is_cleaning() -> bool:
     return bool(found)
 
 
-async def tell_once(found: Found) -> bool:
+async def emit_once(found: Found) -> bool:
     """Emit the event; False where these very shards were told of before (Prefect's variable lnl_crawl_ID)."""
     name = f"lnl_crawl_{found.crawl}"
     if await Variable.aget(name) == found.content:

@@ -31,8 +31,8 @@ from tasks.git_command import holding
 from tasks.job import Lock
 from tasks.machine import Machine
 from tasks.patient_task import patient_task
+from tasks.prefect_log import send_logs_to_prefect
 from tasks.run_branch import lock_of
-from tasks.telling import send_logs_to_prefect
 
 CRAWL = "data/crawl"
 LISTING, BEFORE = f"{CRAWL}/listing.json", f"{CRAWL}/before.json"

@@ -27,7 +27,7 @@ def free_space(*folders: Path) -> str:
 
 
 @contextlib.contextmanager
-def told_as_failure(*folders: Path) -> Iterator[None]:
+def reported_as_failure(*folders: Path) -> Iterator[None]:
     """A write of our own to a full disk becomes a StageFailed that says how much is free."""
     try:
         yield

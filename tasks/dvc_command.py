@@ -76,12 +76,12 @@ class Dvc:
             [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
             cwd=self.worktree,
             env=self._environment(),
-            tell_line=self._tell_line,
+            log_line=self._log_line,
             tick=self.tick,
             cancel=self.cancel,
         )
 
-    def _tell_line(self, line: str) -> None:
+    def _log_line(self, line: str) -> None:
         if not _NOISE.search(line):
             self.tell(LogLine(line))
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from lnl_core.config import ConfigError
 from lnl_core.files import read_json
 from lnl_core.layout import Layout
-from tasks.disk_space import told_as_failure
+from tasks.disk_space import reported_as_failure
 from tasks.dvc_command import Dvc, progress_file, stage_log
 from tasks.dvc_lock import check_travels, parse_lock
 from tasks.job import Lock, LogLine, Progress, StageCancelled, StageDone, StageFailed, StageJob, Tell
@@ -54,7 +54,7 @@ def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: thread
         StageFailed: anything else, a full disk, a remote that stays away or a killed process among them.
         StageCancelled: `cancel` was set.
     """
-    with told_as_failure(machine.home):
+    with reported_as_failure(machine.home):
         return _run_stage_job(job, machine, tell, cancel)
 
 
@@ -83,7 +83,7 @@ def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequenc
     return layout
 
 
-def progress_teller(file: Path, tell: Tell) -> Callable[[], None]:
+def progress_reporter(file: Path, tell: Tell) -> Callable[[], None]:
     """A function that looks at `file` when it is called and tells what is new there; see lnl_core/progress.py."""
     last: list[Progress] = []
 
@@ -103,7 +103,7 @@ def _run_stage_job(job: StageJob, machine: Machine, tell: Tell, cancel: threadin
     started = time.perf_counter()
     remove_stale(machine, job.repository, tell)
     with attempt_at(machine, job.repository, job.revision, job.run, job.stage, cancel) as worktree:
-        tick = progress_teller(progress_file(worktree), tell)
+        tick = progress_reporter(progress_file(worktree), tell)
         dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
         entry = _reproduce(job, dvc)
         if dvc.has_remote:

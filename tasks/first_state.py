@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 
-async def tell_first_state() -> None:
+async def emit_first_state() -> None:
     """Emit the event that is missing; nothing for a run that no schedule has made."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None

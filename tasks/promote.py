@@ -22,6 +22,7 @@ from prefect.states import Completed
 
 from lnl_core.config import parse, parse_params
 from lnl_core.ledger.store import Ledger
+from lnl_core.versions.decision_text import markdown
 from lnl_core.versions.gate import GateSettings
 from lnl_core.versions.git_marks import BRANCH
 from lnl_core.versions.ledger_labels import commit_version
@@ -29,7 +30,6 @@ from lnl_core.versions.manifest import Manifest
 from lnl_core.versions.promote import promote
 from lnl_core.versions.register import NEEDED, RunCard, register
 from lnl_core.versions.store import VersionStore
-from lnl_core.versions.verdict_text import markdown
 from tasks.commit_files import file_of
 from tasks.executor import fetch_outputs, lock_of
 from tasks.file_lock import locked
@@ -37,8 +37,8 @@ from tasks.git_command import git_with_remote, holding
 from tasks.job import StageFailed
 from tasks.machine import Machine
 from tasks.patient_task import patient_task
+from tasks.prefect_log import send_logs_to_prefect
 from tasks.run import OpenRun
-from tasks.telling import send_logs_to_prefect
 
 log = logging.getLogger("lnl")
 GateValues = Mapping[str, Any] | None  # settings of the gate, by name

@@ -16,9 +16,9 @@ from lnl_core.contracts import ContractError
 from lnl_core.s3 import Unreachable
 from tasks.job import StageCancelled, StageDone, StageJob
 from tasks.placement import INLINE
+from tasks.prefect_log import send_logs_to_prefect
 from tasks.stage_artifacts import show_metrics
 from tasks.stage_calls import call_stage, run_here
-from tasks.telling import send_logs_to_prefect
 from tasks.workspace import Workspace
 
 # A lost worker is replaced, a full disk cleared, S3 back: most within minutes, and a checkpoint continues the stage.

@@ -38,7 +38,7 @@ from tasks.executor import run_stage_job
 from tasks.gpu_limit import gpu_slot
 from tasks.job import StageCancelled, StageDone, StageFailed, StageJob
 from tasks.machine import Machine
-from tasks.telling import send_logs_to_prefect, told_to_prefect
+from tasks.prefect_log import send_logs_to_prefect, sent_to_prefect
 
 POLL_SECONDS = 1.0
 WANTED_SECONDS = 15.0  # between two looks at whether this flow run is still wanted
@@ -58,7 +58,7 @@ async def run_here(job: StageJob, *, gpu: bool) -> StageDone:
     """
     send_logs_to_prefect()
     cancel = threading.Event()
-    async with gpu_slot(gpu), told_to_prefect(job.stage) as tell:
+    async with gpu_slot(gpu), sent_to_prefect(job.stage) as tell:
         work = asyncio.create_task(asyncio.to_thread(run_stage_job, job, Machine(), tell=tell, cancel=cancel))
         watch = asyncio.create_task(_until_unwanted())
         try:
@@ -106,7 +106,7 @@ async def call_stage(job: StageJob, pool: str, *, gpu: bool) -> StageDone:
         return await _answer(client, ended)
 
 
-async def leave_answer(done: StageDone) -> None:
+async def leave_result(done: StageDone) -> None:
     """Called in the child: where `call_stage` finds what came of it."""
     await Artifact(type=ANSWER, data=asdict(done)).acreate()
 

@@ -38,7 +38,7 @@ def registry_of(package: str) -> Registry[object]:
 
 def method_modules(package: str) -> set[str]:
     """The modules that register something; the others of the package are its seam."""
-    return {entry.config.__module__ for entry in registry_of(package)}
+    return {entry.make.__module__ for entry in registry_of(package)}
 
 
 def test_contracts_of_pyproject_hold() -> None:

@@ -12,8 +12,12 @@ from lnl_core.stages.stage import check_params
 
 def test_overrides_are_yaml_and_leave_the_original_alone() -> None:
     params = {"run": {"seed": 0}}
-    changed = apply_overrides(params, ["run.seed=3", "purify.dmlp.ridge=[0.1, 1.0]", "pretrain.method=none"])
-    assert changed == {"run": {"seed": 3}, "purify": {"dmlp": {"ridge": [0.1, 1.0]}}, "pretrain": {"method": "none"}}
+    changed = apply_overrides(params, ["run.seed=3", "purify.ipc_ensemble.ridge=[0.1, 1.0]", "pretrain.method=none"])
+    assert changed == {
+        "run": {"seed": 3},
+        "purify": {"ipc_ensemble": {"ridge": [0.1, 1.0]}},
+        "pretrain": {"method": "none"},
+    }
     assert params == {"run": {"seed": 0}}
 
 

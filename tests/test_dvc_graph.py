@@ -30,7 +30,7 @@ from tasks.graph import read_graph
 REPOSITORY = Path(__file__).parents[1]
 DVC_YAML = REPOSITORY / "dvc.yaml"
 PARAMS_YAML = REPOSITORY / "params.yaml"
-CHANGED_PURIFY_SETTING = "purify.dmlp.prior=uniform"
+CHANGED_PURIFY_SETTING = "purify.ipc_ensemble.prior=uniform"
 QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml").read_text(encoding="utf-8"))
 DATA = Layout(Path("data"))
 PACKAGE_DATA = {".j2", ".css"}  # what a module may read beside itself
@@ -70,7 +70,7 @@ def expected_modules(stage: Stage) -> list[str]:
     modules = closure(stage_module(stage.name))
     templates = []
     for registry in registries(stage):
-        methods = {entry.config.__module__ for entry in registry}
+        methods = {entry.make.__module__ for entry in registry}
         modules = modules.union(*map(closure, methods)) - methods
         folder = registry.package.replace(".", "/")
         templates.append(f"{folder}/${{{stage.name}.{selecting_field(stage, registry)}}}.py")

@@ -55,13 +55,13 @@ def digits() -> Digits:
     return Digits()
 
 
-def dmlp(**settings: object) -> NamedEstimator:
-    return named_estimator("dmlp")(**{**FAST, **settings})
+def ensemble(**settings: object) -> NamedEstimator:
+    return named_estimator("ipc_ensemble")(**{**FAST, **settings})
 
 
 @pytest.fixture(scope="module")
 def fitted(digits: Digits) -> NamedEstimator:
-    return dmlp().fit(digits.features, digits.observed, trusted=digits.trusted)
+    return ensemble().fit(digits.features, digits.observed, trusted=digits.trusted)
 
 
 def test_labels_get_better_and_trusted_rows_keep_theirs(digits: Digits, fitted: NamedEstimator) -> None:
@@ -76,7 +76,7 @@ def test_labels_get_better_and_trusted_rows_keep_theirs(digits: Digits, fitted: 
     np.testing.assert_allclose(fitted.soft_labels_.sum(axis=1), 1, atol=1e-5)
     assert np.array_equal(fitted.classes_[fitted.soft_labels_.argmax(axis=1)], fitted.labels_)
     assert fitted.n_features_in_ == 64
-    assert fitted.metrics_["method"] == "dmlp"
+    assert fitted.metrics_["method"] == "ipc_ensemble"
     assert set(fitted.route_[fitted.changed_]) <= {"relabel"}
 
 
@@ -92,8 +92,8 @@ def test_the_answer_is_that_of_purify(digits: Digits, fitted: NamedEstimator) ->
         trusted_observed=numbers["observed"][digits.rows],
         classes=5,
     )
-    config = PURIFIERS.get("dmlp").config(**FAST)
-    expected, _ = purify("dmlp", config, task, string_ids([str(row) for row in noisy]), CLASSES, 0)
+    config = PURIFIERS.get("ipc_ensemble").config(**FAST)
+    expected, _ = purify("ipc_ensemble", config, task, string_ids([str(row) for row in noisy]), CLASSES, 0)
     np.testing.assert_array_equal(fitted.soft_labels_[noisy], expected.soft_label)
     np.testing.assert_array_equal(fitted.confidence_[noisy], expected.confidence)
 
@@ -109,19 +109,19 @@ def test_every_form_of_array_labels_and_trusted_set_gives_the_same(digits: Digit
         (digits.features.astype(np.float64), digits.observed, (digits.rows.tolist(), list(verified))),
     ]
     for features, labels, trusted in forms:
-        found = dmlp().fit(features, labels, trusted)
+        found = ensemble().fit(features, labels, trusted)
         np.testing.assert_array_equal(found.soft_labels_, fitted.soft_labels_)
-    other_order = dmlp().fit(digits.features, digits.observed, (digits.rows[shuffled], verified[shuffled]))
+    other_order = ensemble().fit(digits.features, digits.observed, (digits.rows[shuffled], verified[shuffled]))
     assert (other_order.labels_ == fitted.labels_).mean() > 0.95  # folds are dealt otherwise
     assert np.array_equal(other_order.labels_[digits.rows], verified)
 
 
 def test_trusted_rows_of_their_own_are_as_rows_without_observed_label(digits: Digits) -> None:
     noisy, verified = slice(0, ROWS - TRUSTED), digits.true[digits.rows]
-    own = dmlp().fit(digits.features[noisy], digits.observed[noisy], (digits.features[digits.rows], verified))
+    own = ensemble().fit(digits.features[noisy], digits.observed[noisy], (digits.features[digits.rows], verified))
     unlabelled = digits.observed.astype(object)
     unlabelled[digits.rows] = None
-    among = dmlp().fit(digits.features, unlabelled, digits.trusted)
+    among = ensemble().fit(digits.features, unlabelled, digits.trusted)
     assert own.labels_.shape == (ROWS - TRUSTED,)
     np.testing.assert_array_equal(own.soft_labels_, among.soft_labels_[noisy])
     assert not among.changed_[digits.rows].any()
@@ -145,7 +145,7 @@ def test_a_table_and_a_cache_on_disk_are_joined_on_id(digits: Digits, fitted: Na
         (str(tmp_path / "cache"), (digits.ids, digits.observed)),
         (tmp_path / "cache", tmp_path / "labels.csv"),
     ]
-    found = [dmlp().fit(features, given, trusted) for features, given in forms]
+    found = [ensemble().fit(features, given, trusted) for features, given in forms]
     for one in found:
         assert list(one.ids_) == digits.ids  # the order of the labels, whatever that of the features
         assert one.n_features_in_ == 64
@@ -168,7 +168,7 @@ def test_new_rows_are_answered_by_a_head_on_the_purified_labels(fitted: NamedEst
     with pytest.raises(ValueError, match="64 features"):
         fitted.predict(data.data[:, 1:])
     with pytest.raises(NotFittedError):
-        dmlp().predict(data.data)
+        ensemble().predict(data.data)
 
 
 def test_without_a_head_new_rows_are_refused(digits: Digits) -> None:
@@ -217,7 +217,7 @@ def test_a_feature_that_is_not_finite_is_named(digits: Digits, value: float) -> 
     features = digits.features.copy()
     features[17, 3] = value
     with pytest.raises(ContractError, match="id '17' holds NaN or infinity"):
-        dmlp().fit(features, digits.observed, digits.trusted)
+        ensemble().fit(features, digits.observed, digits.trusted)
 
 
 def test_paths_need_labels_by_id(digits: Digits, tmp_path: Path) -> None:
@@ -279,15 +279,15 @@ def test_all_checks_of_scikit_learn_without_a_trusted_set(estimator: Purifier, c
 
 
 def test_settings_are_checked_by_fit(digits: Digits) -> None:
-    for made in (dmlp(folds=1), Purifier("dmlp", settings={"folds": 1})):
-        with pytest.raises(ConfigError, match=r"dmlp\.folds = 1"):
+    for made in (ensemble(folds=1), Purifier("ipc_ensemble", settings={"folds": 1})):
+        with pytest.raises(ConfigError, match=r"ipc_ensemble\.folds = 1"):
             made.fit(digits.features, digits.observed, digits.trusted)
     with pytest.raises(ConfigError, match="unknown purifier 'dmpl'; did you mean 'dmlp'"):
         Purifier("dmpl").fit(digits.features, digits.observed)
     with pytest.raises(ConfigError, match="random_state = -1"):
         Purifier("none", random_state=-1).fit(digits.features, digits.observed)
     with pytest.raises(ValueError, match="Invalid parameter 'fold'"):
-        dmlp().set_params(fold=3)
+        ensemble().set_params(fold=3)
     with pytest.raises(AttributeError, match="did you mean 'DMLP'"):
         lnl_core.estimators.DMPL  # noqa: B018
 

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from lnl_core.contracts import NO_LABEL, read_purified
 from lnl_core.features.user_table import MappedRows
-from lnl_core.purify.dmlp import DMLPConfig, dmlp
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig, ipc_ensemble
 from lnl_core.purify.task import PurifyTask
 
 REPOSITORY = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def test_library_use(noisy_digits: tuple[np.ndarray, ...]) -> None:
     features, noisy, true_label = noisy_digits
     [block] = [block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "PurifyTask" in block]
     names = {"np": np, "MappedRows": MappedRows, "PurifyTask": PurifyTask, "NO_LABEL": NO_LABEL}
-    names |= {"dmlp": dmlp, "DMLPConfig": DMLPConfig}
+    names |= {"ipc_ensemble": ipc_ensemble, "IPCEnsembleConfig": IPCEnsembleConfig}
     names |= {"features": features[TRUSTED:], "observed": noisy[TRUSTED:]}
     names |= {"trusted_features": features[:TRUSTED], "trusted_label": true_label[:TRUSTED]}
     exec(compile(block, "README.md", "exec"), names)

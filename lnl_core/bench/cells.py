@@ -33,22 +33,22 @@ FAILURES = (  # what data, settings and machines do to a run; an interrupt is no
     ValueError,
 )
 State = Literal["done", "failed", "open"]
-Tell = Callable[[Cell, Literal["skipped", "start", "done", "failed"], Record | None], None]
+OnProgress = Callable[[Cell, Literal["skipped", "start", "done", "failed"], Record | None], None]
 
 
-def run_cells(cells: Sequence[Cell], out: Path, tell: Tell = lambda *_: None) -> int:
+def run_cells(cells: Sequence[Cell], out: Path, on_progress: OnProgress = lambda *_: None) -> int:
     """Run every cell that is not done yet; returns how many failed."""
     results = out / "results.jsonl"
     failures = 0
     for cell in cells:
         if cell_state(cell, out) == "done":
-            tell(cell, "skipped", read_records(results)[cell.settings])
+            on_progress(cell, "skipped", read_records(results)[cell.settings])
             continue
-        tell(cell, "start", None)
+        on_progress(cell, "start", None)
         record = run_cell(cell, out)
         append_record(results, record)
         failures += "error" in record
-        tell(cell, "failed" if "error" in record else "done", record)
+        on_progress(cell, "failed" if "error" in record else "done", record)
     return failures
 
 

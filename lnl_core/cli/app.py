@@ -123,7 +123,7 @@ def purify(
     labels: Annotated[str, typer.Option(help="Parquet or CSV with ids and observed labels (names or numbers).")],
     out: Annotated[Path, typer.Option(help="The purified labels, a .parquet file.")],
     trusted: Annotated[str, typer.Option(help="Parquet or CSV with ids and verified labels.")] = "",
-    method: Annotated[str, typer.Option(help="A purifier; `lnl methods` lists them.")] = "dmlp",
+    method: Annotated[str, typer.Option(help="A purifier; `lnl methods` lists them.")] = "ipc_ensemble",
     seed: Annotated[int, typer.Option(help="Seed of folds and samples.")] = 0,
     id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
     feature_column: Annotated[str, typer.Option(help="Column of the features, or their common prefix.")] = "feature",
@@ -148,7 +148,7 @@ def purify(
 ) -> None:
     """Purify the labels of features you already have.
 
-    [dim]lnl purify --features F.parquet --labels L.csv --trusted T.csv --method dmlp --out purified.parquet[/dim]
+    [dim]lnl purify --features F.parquet --labels L.csv --trusted T.csv --out purified.parquet[/dim]
     """
     from lnl_core.config import apply_overrides, parse
     from lnl_core.purify import PURIFIERS
@@ -306,13 +306,13 @@ def _run(params: Params, out: Path, first: str, last: str, *, force: bool, quiet
     paths = Layout(out)
     console = Console(stderr=True)
 
-    def tell(name: str, what: str, metrics: Any) -> None:
+    def on_progress(name: str, what: str, metrics: Any) -> None:
         if quiet or (what == "start" and not console.is_terminal):
             return
         text = {"start": "...", "skipped": "up to date", "done": f"{(metrics or {}).get('seconds', 0):.1f} s"}[what]
         console.print(f"{name:9s} {text}", highlight=False, end="\r" if what == "start" else "\n")
 
-    run_chain(params, paths, first=first, last=last, force=force, tell=tell)
+    run_chain(params, paths, first=first, last=last, force=force, on_progress=on_progress)
     if not quiet and last == "report":
         _print_rows(f"Run in {out}", summary_table(paths))
         typer.echo(f"report: {paths.report.resolve()}")

@@ -96,14 +96,14 @@ def _teller(total: int) -> Any:
     console = Console(stderr=True, soft_wrap=True)
     number = 0
 
-    def tell(cell: Cell, what: str, record: dict[str, Any] | None) -> None:
+    def on_progress(cell: Cell, what: str, record: dict[str, Any] | None) -> None:
         nonlocal number
         number += what == "start" or what == "skipped"
         if what != "start" or console.is_terminal:
             line = f"[{number}/{total}] {cell.name}: {_outcome(what, record)}"
             console.print(line, highlight=False, markup=False, end="\r" if what == "start" else "\n")
 
-    return tell
+    return on_progress
 
 
 def _outcome(what: str, record: dict[str, Any] | None) -> str:

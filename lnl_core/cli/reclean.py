@@ -52,12 +52,12 @@ def reclean(
         return
     seconds: dict[str, float] = {}
 
-    def tell(stage: str, what: str, metrics: Mapping[str, Any] | None) -> None:
+    def on_progress(stage: str, what: str, metrics: Mapping[str, Any] | None) -> None:
         if what != "start":
             seconds[stage] = (metrics or {}).get("seconds", 0.0)
             typer.echo(f"{stage:9s} {'up to date' if what == 'skipped' else f'{seconds[stage]:.1f} s'}", err=True)
 
-    run = functools.partial(run_chain, tell=tell)
+    run = functools.partial(run_chain, on_progress=on_progress)
     started = time.perf_counter()
     done = make_version(settings, root, ledger or root / "ledger", run, last=last, min_age=min_age)
     if done.nothing_new:

@@ -70,8 +70,8 @@ def show(
     override: Set = None,
 ) -> None:
     """What a version was, what the gate says of it now, and when it was promoted.   [dim]lnl versions show 7[/dim]"""
-    from lnl_core.versions.promote import verdict_of
-    from lnl_core.versions.verdict_text import markdown
+    from lnl_core.versions.decision_text import markdown
+    from lnl_core.versions.promote import gate_decision
 
     opened = _open(store)
     manifest = opened.version(number)
@@ -81,7 +81,7 @@ def show(
         ("promoted", "why", "who", "reason"),
         [(_time(entry.time), entry.why, entry.who, entry.reason) for entry in history],
     )
-    typer.echo(markdown(verdict_of(opened, number, _settings(override), against)))
+    typer.echo(markdown(gate_decision(opened, number, _settings(override), against)))
 
 
 @app.command()
@@ -122,8 +122,8 @@ def promote(
 
     Asked again for the promoted version, it brings ledger and git up to it.   [dim]lnl promote 7[/dim]
     """
+    from lnl_core.versions.decision_text import markdown
     from lnl_core.versions.promote import promote as ask
-    from lnl_core.versions.verdict_text import markdown
 
     opened = _open(store)
     done = ask(opened, number, _settings(override), who=_who(), time=_now(), force=force, reason=reason)

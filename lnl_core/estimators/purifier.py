@@ -1,7 +1,7 @@
 """Purifiers as scikit-learn estimators: the same answer as `lnl purify`, from arrays or paths.
 
-    dmlp = DMLP().fit(features, labels, trusted=(rows, verified))
-    dmlp.labels_, dmlp.confidence_, dmlp.predict_proba(new_features)
+    purifier = IPCEnsemble().fit(features, labels, trusted=(rows, verified))
+    purifier.labels_, purifier.confidence_, purifier.predict_proba(new_features)
 
 Held in memory: the trusted features, n x K probabilities, what the method states, and `head_rows` rows of features for
 the head that answers for new rows. The features themselves stream.
@@ -184,7 +184,7 @@ class Purifier(PurifierEstimator):
 
     def __init__(
         self,
-        method: str = "dmlp",
+        method: str = "ipc_ensemble",
         *,
         settings: Mapping[str, Any] | None = None,
         random_state: int = 0,

@@ -30,7 +30,7 @@ class NoiseConfig(Settings):
         return getattr(self, "counting", None)
 
     @property
-    def rate_asked(self) -> float | None:
+    def nominal_rate(self) -> float | None:
         """None where the type has no rate of its own."""
         return getattr(self, "rate", None)
 

@@ -48,10 +48,12 @@ class AutoConfig(Settings):
     """Settings of auto."""
 
     candidates: tuple[str, ...] = Field(
-        default=("dmlp", "two_em", "trusted_only", "knn", "confident_learning", "none"), min_length=1
+        default=("ipc_ensemble", "two_em", "trusted_only", "knn", "confident_learning", "none"), min_length=1
     )
     options: dict[str, dict[str, Any]] = Field(  # settings of a candidate by its name; else its defaults
-        default={"dmlp": {"eac_hidden": 512, "vote_work": 3e12}}  # minutes instead of seconds, and more labels right
+        default={
+            "ipc_ensemble": {"eac_hidden": 512, "vote_work": 3e12}
+        }  # minutes instead of seconds, and more labels right
     )
     cross_fits: int = Field(default=3, ge=2, le=20)  # further fits of a candidate without out-of-fold answers
     pool: bool = True  # may the two best be averaged?

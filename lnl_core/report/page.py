@@ -35,7 +35,7 @@ from lnl_core.report.training_section import training
 CLASS_ROWS = 30  # classes listed; above, the weakest
 QUARANTINE_ROWS = 200
 CONFUSIONS = 12
-CARD_SHARES = ("rate_asked", "rate_realised", "rate_realised_overall")
+CARD_SHARES = ("nominal_rate", "rate_realised", "rate_realised_overall")
 CARD_KEYS = ("type", "protocol", "counting", *CARD_SHARES, "rows", "truth", "seed", "sha256")
 
 

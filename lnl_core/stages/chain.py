@@ -23,7 +23,7 @@ from lnl_core.registry import unknown_name
 from lnl_core.s3 import states
 from lnl_core.stages.stage import Metrics, Shared, Stage, run_stage, shared_settings, stage_named
 
-Tell = Callable[[str, str, Metrics | None], None]  # (stage, "start" | "done" | "skipped", metrics when done)
+OnProgress = Callable[[str, str, Metrics | None], None]  # (stage, "start" | "done" | "skipped", metrics when done)
 
 
 def run_chain(
@@ -33,13 +33,13 @@ def run_chain(
     first: str = STAGE_NAMES[0],
     last: str = STAGE_NAMES[-1],
     force: bool = False,
-    tell: Tell = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> list[str]:
     """Run the stages from `first` to `last`; returns the names of those that really ran.
 
     Args:
         force: run them even if they are up to date.
-        tell: called at the start and the end of each stage.
+        on_progress: called at the start and the end of each stage.
     """
     ran = []
     shared = shared_settings(params)
@@ -51,14 +51,14 @@ def run_chain(
         if name not in _between(first, last):
             continue
         if not force and _up_to_date(stage, fingerprints[name], paths):
-            tell(name, "skipped", None)
+            on_progress(name, "skipped", None)
             continue
-        tell(name, "start", None)
+        on_progress(name, "start", None)
         _stamp(name, paths).unlink(missing_ok=True)
         metrics = run_stage(name, params, paths)
         write_json(_stamp(name, paths), {"fingerprint": fingerprints[name], "files": _state(_outputs(stage, paths))})
         ran.append(name)
-        tell(name, "done", metrics)
+        on_progress(name, "done", metrics)
     return ran
 
 

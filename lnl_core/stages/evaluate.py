@@ -48,7 +48,7 @@ from lnl_core.evaluate.tables import (
     write_csv,
 )
 from lnl_core.files import atomic_folder
-from lnl_core.stages.evaluate_held_out import answer_held_out
+from lnl_core.stages.evaluate_held_out import predict_held_out
 from lnl_core.stages.evaluate_models import score_models
 from lnl_core.stages.evaluate_training import trace_training
 from lnl_core.stages.stage import Metrics, Stage, StageContext
@@ -67,7 +67,7 @@ def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
         _labels(found, rows, purified.class_names, paths.read_metrics("purify"), settings, plots)
         _trusted(found, labels)
         score_models(found, labels, truth, settings, context, plots)
-        answer_held_out(found, labels, purified, settings, context)
+        predict_held_out(found, labels, purified, settings, context)
         trace_training(found, labels, purified, truth, context.paths, plots)
         columns = ("class", "label", *found.per_class)
         write_csv(plots / "per_class.csv", columns, per_class_rows(labels.class_names, found.per_class))

@@ -28,7 +28,7 @@ NO_ROWS = (
 )
 
 
-def answer_held_out(
+def predict_held_out(
     found: Findings, labels: Labels, purified: Purified, settings: EvaluateSettings, context: StageContext
 ) -> None:
     """Write held_out.parquet, empty with its reason where no trusted rows are held out; add the scores."""

@@ -101,7 +101,7 @@ def _card(labels: Labels, true_label: IntArray, settings: InjectSettings, seed: 
         "type": settings.type,
         "protocol": config.protocol_name,
         "counting": config.counting_name,
-        "rate_asked": config.rate_asked,
+        "nominal_rate": config.nominal_rate,
         "rate_realised": _rate(labels, true_label, noisy),
         "rate_realised_overall": _rate(labels, true_label, every),
         "matrix": _matrix(labels, true_label, noisy),

@@ -35,7 +35,7 @@ from lnl_core.stages.stage import Metrics, Pool, Stage, StageContext, section_wi
 class PurifySettings(RouteSettings):
     """Section `purify`: the method, what is promised about its changes, and a sub-section for each method."""
 
-    method: str = "dmlp"
+    method: str = "ipc_ensemble"
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     options: dict[str, SerializeAsAny[Settings]]
 

@@ -40,9 +40,9 @@ from lnl_core.models.saved import AboutClassifier, load_encoder, read_config, sa
 from lnl_core.models.start import load_start, start_hash
 from lnl_core.runtime import Runtime
 from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_methods
-from lnl_core.stages.train_noise import told_noise
+from lnl_core.stages.train_noise import estimated_noise
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train import TRAINERS
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
 from lnl_core.train.task import HeldOut, Trained, TrainTask
 from lnl_core.training.training_trace import trace_files
@@ -233,7 +233,7 @@ def _near_the_networks(pixels: Pixels, device: torch.device) -> Pixels:
 
 
 def _train(
-    settings: TrainSettings, context: StageContext, data: _Data, arm: str, kind: LabelKind, noise: NoiseTold
+    settings: TrainSettings, context: StageContext, data: _Data, arm: str, kind: LabelKind, noise: NoiseEstimate
 ) -> Trained:
     entry = TRAINERS.get(settings.method)
     targets = _targets(data, kind, context.paths.purified)
@@ -260,9 +260,9 @@ def _train(
     return entry.make(task, settings.options[settings.method])
 
 
-def _noise(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind) -> NoiseTold:
+def _noise(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind) -> NoiseEstimate:
     rate = None if settings.noise_rate == "auto" else settings.noise_rate
-    return told_noise(data.purified, kind != "observed", context.paths.read_metrics("purify"), rate)
+    return estimated_noise(data.purified, kind != "observed", context.paths.read_metrics("purify"), rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +361,9 @@ def _parameters(settings: TrainSettings, context: StageContext, data: _Data) -> 
     return sum(weights.numel() for weights in _new_model(settings, context, data, seed=0).parameters())
 
 
-def _fingerprint(settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind, noise: NoiseTold) -> str:
+def _fingerprint(
+    settings: TrainSettings, context: StageContext, data: _Data, kind: LabelKind, noise: NoiseEstimate
+) -> str:
     """Everything that a resumed run must share with the one that wrote the checkpoint."""
     what = {
         "method": settings.method,

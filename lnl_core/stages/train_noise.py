@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from lnl_core.contracts import Purified
-from lnl_core.train.noise_told import NoiseTold, told_by_posterior
+from lnl_core.statistics.noise_estimate import NoiseEstimate, noise_of_posterior
 
 ASSUMED_RATE = 0.2  # where nothing is known: what crawled sets are said to have, 8 to 38.5 %
 
 
-def told_noise(purified: Purified, learns_purified: bool, purifier: Mapping[str, Any], rate: float | None) -> NoiseTold:
+def estimated_noise(
+    purified: Purified, learns_purified: bool, purifier: Mapping[str, Any], rate: float | None
+) -> NoiseEstimate:
     """The estimate for the labels that are learned from.
 
     Purified labels: the rest of noise that their own posteriors admit. Observed labels: the rate by counting trusted
@@ -26,9 +28,9 @@ def told_noise(purified: Purified, learns_purified: bool, purifier: Mapping[str,
     informed = purifier.get("method", purified.about.get("method")) != "none"
     estimate = purifier.get("noise_estimate") or {}
     if learns_purified and informed:
-        told = told_by_posterior(purified.soft_label, purified.applied_label, "residual")
+        told = noise_of_posterior(purified.soft_label, purified.applied_label, "residual")
     elif informed:
-        told = told_by_posterior(purified.soft_label, purified.label, "purifier")
+        told = noise_of_posterior(purified.soft_label, purified.label, "purifier")
         if estimate.get("source") == "trusted":
             told = dataclasses.replace(told, rate=float(estimate["rate"]), source="trusted")
     else:
@@ -36,11 +38,11 @@ def told_noise(purified: Purified, learns_purified: bool, purifier: Mapping[str,
     return told if rate is None else dataclasses.replace(told, rate=rate, source="set")
 
 
-def _by_estimate(purified: Purified, estimate: Mapping[str, Any]) -> NoiseTold:
+def _by_estimate(purified: Purified, estimate: Mapping[str, Any]) -> NoiseEstimate:
     """HOC's or the trusted rows' matrix and prior; where there are none, an assumption that says so."""
     classes = len(purified.class_names)
     if estimate.get("transition") is not None:
-        return NoiseTold(
+        return NoiseEstimate(
             rate=float(estimate["rate"]),
             source="trusted" if estimate["source"] == "trusted" else "neighbours",
             prior=np.asarray(estimate["prior"], dtype=np.float64),
@@ -49,4 +51,4 @@ def _by_estimate(purified: Purified, estimate: Mapping[str, Any]) -> NoiseTold:
     even = ASSUMED_RATE / max(classes - 1, 1)
     transition = np.full((classes, classes), even) + (1 - ASSUMED_RATE - even) * np.eye(classes)
     counts = np.bincount(purified.label, minlength=classes)
-    return NoiseTold(rate=ASSUMED_RATE, source="assumed", prior=counts / counts.sum(), transition=transition)
+    return NoiseEstimate(rate=ASSUMED_RATE, source="assumed", prior=counts / counts.sum(), transition=transition)

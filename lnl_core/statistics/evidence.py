@@ -18,7 +18,7 @@ from lnl_core.statistics.softmax_link import softmax
 
 Array = npt.NDArray[np.float64]
 BAYES = (1.0, 1.0, 0.0)
-PRIOR_SPREAD = 0.5  # standard deviation of each weight around Bayes' rule
+PRIOR_DEVIATION = 0.5  # standard deviation of each weight around Bayes' rule
 FLOOR = 1e-4  # neither says never: log >= -9.2
 _BLOCK = 65_536  # rows at a time
 
@@ -59,7 +59,7 @@ def fit_evidence(
     def objective(weights: Array) -> tuple[float, Array]:
         found = softmax(np.tensordot(weights, parts, axes=1))
         loss = -np.log(np.maximum(found[np.arange(rows), labels], 1e-300)).sum()
-        away = (weights - prior) / PRIOR_SPREAD**2
+        away = (weights - prior) / PRIOR_DEVIATION**2
         gradient = np.einsum("vmk,mk->v", parts, found - onehot) + away
         return float(loss + ((weights - prior) * away).sum() / 2), gradient
 

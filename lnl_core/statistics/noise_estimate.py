@@ -20,16 +20,56 @@ PRIOR_STEPS = 20  # settles under little noise; under much, where a counted T sa
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEstimate:
-    """Rate, matrix and prior of the noise, and where they come from."""
+    """Rate, prior and matrix of the noise of some labels."""
 
-    rate: float  # share of wrong observed labels
+    rate: float  # share of wrong labels
+    source: str  # trusted | hoc; what a trainer is given: trusted | purifier | neighbours | residual | set | assumed
+    prior: Array  # [K] share of each true class
+    transition: Array  # [K, K] T[true, label], rows sum to 1
+
+    @property
+    def classes(self) -> int:
+        return len(self.prior)
+
+    @property
+    def kind(self) -> Literal["symmetric", "asymmetric"]:
+        """Asymmetric where a class's wrong labels mostly go to one other class: on average more than half of them.
+
+        With fewer than four classes there is nothing to tell the two apart, and the noise counts as symmetric.
+        """
+        off = self.transition * (1 - np.eye(self.classes))
+        wrong = self.prior * off.sum(axis=1)
+        if self.classes < 4 or wrong.sum() <= 0:
+            return "symmetric"
+        commonest = float((self.prior * off.max(axis=1)).sum() / wrong.sum())
+        return "asymmetric" if commonest > max(0.5, 2 / (self.classes - 1)) else "symmetric"
+
+    def prior_of_balanced(self) -> Array:
+        """[K] the shares of the true classes among rows drawn so that each label is equally often: mean_j p(y | j)."""
+        joint = self.prior[:, None] * self.transition  # p(y, j)
+        share = joint.sum(axis=0)
+        seen = share > 0
+        return np.asarray((joint[:, seen] / share[seen]).mean(axis=1))
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Plain JSON for metrics.json."""
+        return {
+            "rate": round(self.rate, 5),
+            "source": self.source,
+            "type": self.kind,
+            "prior": [round(float(share), 5) for share in self.prior],
+            "transition": [[round(float(share), 5) for share in row] for row in self.transition],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredNoise(NoiseEstimate):
+    """An estimate from counted trusted rows (`trusted`) or agreeing neighbours (`hoc`), with its intervals."""
+
     rate_low: float  # 95 % interval; of HOC it holds the luck of the draw alone, not neighbours of another class
     rate_high: float
-    transition: Array  # [K, K] T[true, observed], rows sum to 1
     transition_low: Array | None  # [K, K] 95 % a cell; None without trusted rows
     transition_high: Array | None
-    prior: Array  # [K] share of each true class among the noisy rows
-    source: Literal["trusted", "hoc"]
     rows: int  # rows that were counted
 
     def as_metrics(self) -> dict[str, Any]:
@@ -45,6 +85,23 @@ class NoiseEstimate:
         }
 
 
+def noise_of_posterior(
+    posterior: npt.NDArray[np.float32], label: npt.NDArray[np.integer], source: str
+) -> NoiseEstimate:
+    """From calibrated posteriors p(true class) [n, K] of rows with these labels [n].
+
+    rate = mean(1 - p[label]); prior = mean p; T[y, j] proportional to the sum of p[y] over the rows labelled j.
+    """
+    rows, classes = posterior.shape
+    joint = np.zeros((classes, classes))
+    np.add.at(joint.T, label, posterior)
+    mass = joint.sum(axis=1, keepdims=True)
+    transition = np.where(mass > 0, joint / np.where(mass > 0, mass, 1.0), np.eye(classes))
+    return NoiseEstimate(
+        rate=float(1 - np.trace(joint) / rows), source=source, prior=joint.sum(axis=1) / rows, transition=transition
+    )
+
+
 def clopper_pearson(hits: Array, rows: Array, confidence: float = 0.95) -> tuple[Array, Array]:
     """Exact interval of a share (Clopper and Pearson 1934), cell by cell; 0 to 1 where there are no rows."""
     tail = (1 - confidence) / 2
@@ -53,7 +110,7 @@ def clopper_pearson(hits: Array, rows: Array, confidence: float = 0.95) -> tuple
     return low, high
 
 
-def count_noise(trusted_label: IntArray, trusted_observed: IntArray, observed: IntArray, classes: int) -> NoiseEstimate:
+def count_noise(trusted_label: IntArray, trusted_observed: IntArray, observed: IntArray, classes: int) -> MeasuredNoise:
     """The estimate of trusted rows with a known observed label (one at least).
 
     The rate is the share of wrong ones among them, as far as they are a fair sample of the rows. A class gets one
@@ -72,7 +129,7 @@ def count_noise(trusted_label: IntArray, trusted_observed: IntArray, observed: I
     cell_low, cell_high = clopper_pearson(counts, np.repeat(counts.sum(axis=1, keepdims=True), classes, axis=1))
     filled = counts + np.eye(classes)
     transition = filled / filled.sum(axis=1, keepdims=True)
-    return NoiseEstimate(
+    return MeasuredNoise(
         rate=wrong / len(label),
         rate_low=float(low[0]),
         rate_high=float(high[0]),
@@ -98,7 +155,7 @@ def true_prior(observed_share: Array, transition: Array, steps: int = 500) -> Ar
     return np.asarray(prior)
 
 
-def hoc_noise(features: FloatArray, observed: IntArray, classes: int, generator: np.random.Generator) -> NoiseEstimate:
+def hoc_noise(features: FloatArray, observed: IntArray, classes: int, generator: np.random.Generator) -> MeasuredNoise:
     """The estimate of a uniform sample of rows (three at least) without any trusted one, see `hoc`.
 
     Args:
@@ -113,7 +170,7 @@ def hoc_noise(features: FloatArray, observed: IntArray, classes: int, generator:
     rate = wrong_share(prior, transition)
     # the draws' spread around the estimate: with few of them their quantiles are rougher than their deviation
     half = 1.959964 * float(np.std(rates))
-    return NoiseEstimate(
+    return MeasuredNoise(
         rate=rate,
         rate_low=max(rate - half, 0.0),
         rate_high=min(rate + half, 1.0),

@@ -10,7 +10,7 @@ All rows are learned from; early stopping is the best epoch on held-out rows. Wi
 
 Where the paper, the released code and good sense differ, a field of the config decides, and `mode` sets those that the
 user leaves out:
-                    paper    reference   fixed
+                    paper    released    fixed
     decay           l1       l2          l2: weight_decay belongs to it
     ranked          all      kernels     kernels: a bias begins at 0, where |g w| never lets it leave; biases and
                                          normalisation keep the plain gradient
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl_core.runtime import Runtime
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.mean_record import MeanRecord
@@ -49,7 +49,7 @@ NAME = "cdr"
 RANKED_WEIGHTS = 2**20  # of more weights the threshold is that of a sample
 MODES: dict[str, dict[str, Any]] = {
     "paper": {"decay": "l1", "ranked": "all", "gradual_epochs": 0, "velocity": "critical"},
-    "reference": {"decay": "l2", "ranked": "kernels", "gradual_epochs": 0, "velocity": "all"},
+    "released": {"decay": "l2", "ranked": "kernels", "gradual_epochs": 0, "velocity": "all"},
     "fixed": {"decay": "l2", "ranked": "kernels", "gradual_epochs": 10, "velocity": "critical"},
 }
 
@@ -59,7 +59,7 @@ class CDRConfig(ModeSettings):
 
     modes = MODES
 
-    mode: Literal["paper", "reference", "fixed"] = "fixed"
+    mode: Literal["paper", "released", "fixed"] = "fixed"
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=64, ge=2)
     lr: float = Field(default=0.01, gt=0)
@@ -83,7 +83,7 @@ def train_cdr(task: TrainTask, config: CDRConfig) -> Trained:
     """Train one classifier; holds the network, its momentum, one number a weight at a step, and the best weights."""
     network = task.new_network(task.seed(NAME, "weights"))
     updates = updates_of(network, task.runtime, config)
-    tau = noise_told.forget_rate(task.noise) if config.forget_rate == "auto" else config.forget_rate
+    tau = noise_rules.forget_rate(task.noise) if config.forget_rate == "auto" else config.forget_rate
 
     def epoch(number: int) -> Record:
         generator = task.generator(NAME, number)

@@ -11,7 +11,7 @@ learn from the rows for which it is small.
 
 Where papers, released code and good sense differ, a field of the config decides, and `mode` sets those that the user
 leaves out:
-                    paper     reference   fixed
+                    paper     released    fixed
     divide_twice    false     true        false: a mean, divided by the count again, is harmless with Adam alone
     ramp            epoch     rate        share: tau is reached at the end of the ramp, whatever the exponent
     per_class       false     false       true: see below
@@ -37,7 +37,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.small_loss_rules import (
     class_limits,
@@ -56,7 +56,7 @@ from lnl_core.training.updates import Adam, Updates, momentum_sgd
 NAME = "co_teaching"
 MODES: dict[str, dict[str, Any]] = {
     "paper": {"divide_twice": False, "ramp": "epoch", "per_class": False, "when_agreed": "skip"},
-    "reference": {"divide_twice": True, "ramp": "rate", "per_class": False, "when_agreed": "all"},
+    "released": {"divide_twice": True, "ramp": "rate", "per_class": False, "when_agreed": "all"},
     "fixed": {"divide_twice": False, "ramp": "share", "per_class": True, "when_agreed": "small_loss"},
 }
 
@@ -66,7 +66,7 @@ class CoTeachingConfig(ModeSettings):
 
     modes = MODES
 
-    mode: Literal["paper", "reference", "fixed"] = "fixed"
+    mode: Literal["paper", "released", "fixed"] = "fixed"
     variant: Literal["co_teaching", "plus", "jocor"] = "co_teaching"
     epochs: int = Field(default=200, ge=1)
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -135,8 +135,8 @@ class _Epoch:
 def train_co_teaching(task: TrainTask, config: CoTeachingConfig) -> Trained:
     """Train two networks; holds both with their moments, the best epoch's weights, and two losses a row."""
     networks = [task.new_network(task.seed(NAME, "weights", number)) for number in range(2)]
-    tau = noise_told.forget_rate(task.noise) if config.forget_rate == "auto" else config.forget_rate
-    class_tau = torch.from_numpy(noise_told.class_forget_rates(task.noise, tau)).float()
+    tau = noise_rules.forget_rate(task.noise) if config.forget_rate == "auto" else config.forget_rate
+    class_tau = torch.from_numpy(noise_rules.class_forget_rates(task.noise, tau)).float()
     pickers = 1 if config.variant == "jocor" else 2
     run = _Run(
         task=task,

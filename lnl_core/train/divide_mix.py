@@ -8,7 +8,7 @@ trains on both. The prediction is the mean of the two networks' softmax.
 
 Where the paper, the released code and good sense differ, a field of the config decides, and `mode` sets those that
 the user leaves out:
-                      paper            reference          fixed
+                      paper            released           fixed
     unlabelled_loss   sum (Eq. 10)     mean               mean: the published lambda_u belong to it, K times smaller
     mixup_lambda      row (Sec. 3.2)   batch              batch
     class_prior       uniform          uniform            estimated: classes need not be balanced
@@ -17,7 +17,7 @@ the user leaves out:
     repeat_unlabelled true             true               false: a few doubtful rows do not fill half of every batch
 Besides: an empty (or nearly empty) labelled split is filled with the rows most probably clean, an empty unlabelled one
 is left out of the loss; and nothing needs the true noise rate: lambda_u, p_threshold, the loss window and the
-confidence penalty follow from its estimate unless they are set (`noise_told`). Verified rows keep their label: w = 1.
+confidence penalty follow from its estimate unless they are set (`noise_rules`). Verified rows keep their label: w = 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask, join_views
 from lnl_core.training.gmm_split import Mixture, split_losses
@@ -58,7 +58,7 @@ MODES: dict[str, dict[str, Any]] = {
         "repeat_unlabelled": True,
         "monotone": False,
     },
-    "reference": {
+    "released": {
         "unlabelled_loss": "mean",
         "mixup_lambda": "batch",
         "class_prior": "uniform",
@@ -82,13 +82,13 @@ class DivideMixConfig(ModeSettings):
 
     modes = MODES
 
-    mode: Literal["paper", "reference", "fixed"] = "fixed"
+    mode: Literal["paper", "released", "fixed"] = "fixed"
     warmup_epochs: int = Field(default=10, ge=1)  # 10 on CIFAR-10, 30 on CIFAR-100, 5 from a SimCLR encoder (C2D)
     confidence_penalty: bool | Literal["auto"] = "auto"  # warm-up: minus the entropy; auto: under asymmetric noise
     batch_size: int = Field(default=64, ge=2)  # labelled and unlabelled rows each; warm-up takes twice as many
     schedule: Literal["cosine", "step"] = "step"  # by 10 half-way (150 of 300)
     p_threshold: AutoShare = "auto"  # w_i from which a row keeps its label: 0.5, 0.6 at 90 % noise
-    gmm_max_iter: int = Field(default=10, ge=1)  # these three: the reference's mixture
+    gmm_max_iter: int = Field(default=10, ge=1)  # these three: the released program's mixture
     gmm_tol: float = Field(default=1e-2, gt=0)
     gmm_reg_covar: float = Field(default=5e-4, gt=0)
     loss_window: AutoCount = "auto"  # w_i from the mean loss of so many last epochs: 1, 5 at 90 % noise
@@ -172,7 +172,7 @@ def derive(task: TrainTask, config: DivideMixConfig) -> Derived:
 
     def choose(name: str) -> Any:
         value = getattr(config, name)
-        return getattr(noise_told, name)(task.noise) if value == "auto" else value
+        return getattr(noise_rules, name)(task.noise) if value == "auto" else value
 
     return Derived(**{name: choose(name) for name in Derived.__dataclass_fields__})
 

@@ -4,7 +4,7 @@ Liu, Niles-Weed, Razavian, Fernandez-Granda: Early-Learning Regularization Preve
 NeurIPS 2020 (arXiv 2007.00151). One network; t_i <- beta t_i + (1 - beta) p_i at each visit of row i (temporal
 ensembling); loss = CE + lambda/n sum log(1 - <p_i, t_i>). No row is selected or relabelled.
 
-Deviations: beta and lambda follow from the noise estimate unless they are set (`noise_told.elr_constants`); the paper
+Deviations: beta and lambda follow from the noise estimate unless they are set (`noise_rules.elr_constants`); the paper
 sets them by the true type. A verified row's target is its label. The rate falls at a third and two thirds of the
 epochs, which are the paper's 40 and 80 of CIFAR-10's 120 (C100: 80 and 120 of 150: `milestones`). The paper's second
 schedule, a cosine that starts anew every ten epochs, is left out; `schedule: cosine` falls once.
@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
-from lnl_core.train.noise_told import elr_constants
+from lnl_core.train.noise_rules import elr_constants
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
 from lnl_core.training.mean_record import MeanRecord

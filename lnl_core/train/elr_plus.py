@@ -7,7 +7,7 @@ t_i <- beta t_i + (1 - beta) p'_i; they are mixed as the images are. The two net
 
 No modes: the released code gives the networks two differently noised copies of the data, so that each sees right
 labels of rows that are wrong in the other. Real data has one set of labels, so this cannot be done; both networks share
-it. Deviations: beta and lambda follow from the noise estimate unless they are set (`noise_told.elr_constants`); the
+it. Deviations: beta and lambda follow from the noise estimate unless they are set (`noise_rules.elr_constants`); the
 ramps are shares of the training instead of 40,000 steps, so that a short training has them too; averages predict with
 their running statistics; a verified row's target is its label.
 """
@@ -24,7 +24,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.statistics.noise_estimate import NoiseEstimate
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
@@ -112,10 +113,10 @@ def train_elr_plus(task: TrainTask, config: ELRPlusConfig) -> Trained:
     )
 
 
-def derive(noise: noise_told.NoiseTold, config: ELRPlusConfig) -> Derived:
+def derive(noise: NoiseEstimate, config: ELRPlusConfig) -> Derived:
     """Replace `auto` by what the noise estimate says."""
-    beta, lambda_ = config.constants(noise_told.elr_constants(noise))
-    ramp = noise_told.elr_lambda_ramp(noise) if config.lambda_ramp == "auto" else config.lambda_ramp
+    beta, lambda_ = config.constants(noise_rules.elr_constants(noise))
+    ramp = noise_rules.elr_lambda_ramp(noise) if config.lambda_ramp == "auto" else config.lambda_ramp
     return Derived(beta=beta, lambda_=lambda_, lambda_ramp=ramp)
 
 

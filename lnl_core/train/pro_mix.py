@@ -11,13 +11,13 @@ are debiased by pi, the moving mean of the predictions (Eqs. 5 to 7), one for se
 The prediction is the mean of the two main heads' softmax; auxiliary heads are thrown away.
 
 What `mode` sets unless the user does:
-                      paper, reference    fixed
+                      paper, released     fixed
     class_sizes       even: rho n / C     estimated: rho n times the class's share of the right labels (noise estimate)
     expected_classes  uniform: log pi     estimated: log(pi / prior), so that a rare class is not blown up: its pi is
                                           small because it is rare, and only what differs from the prior is a bias
 
 Constants that depend on the data follow from it where they are `auto`:
-    rho               from the estimated noise rate (noise_told.clean_ratio)
+    rho               from the estimated noise rate (noise_rules.clean_ratio)
     tau, alpha        .99 and .8 (CIFAR-10); .95 and .5 from 50 classes (CIFAR-100)
     warmup_epochs     10; 30 from 50 classes; at most a quarter of the epochs
     ramp_epochs       a twelfth of the epochs (50 of 600), from the end of the warm-up
@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lnl_core.runtime import drawn_from
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.pro_mix_losses import (
     class_margins,
@@ -81,7 +81,7 @@ from lnl_core.training.updates import MomentumSGD, momentum_sgd
 NAME = "pro_mix"
 MODES: dict[str, dict[str, Any]] = {
     "paper": {"class_sizes": "even", "expected_classes": "uniform"},
-    "reference": {"class_sizes": "even", "expected_classes": "uniform"},
+    "released": {"class_sizes": "even", "expected_classes": "uniform"},
     "fixed": {"class_sizes": "estimated", "expected_classes": "estimated"},
 }
 
@@ -91,7 +91,7 @@ class ProMixConfig(ModeSettings):
 
     modes = MODES
 
-    mode: Literal["paper", "reference", "fixed"] = "fixed"
+    mode: Literal["paper", "released", "fixed"] = "fixed"
     epochs: int = Field(default=600, ge=1)
     batch_size: int = Field(default=256, ge=2)
     lr: float = Field(default=0.05, gt=0)
@@ -217,10 +217,10 @@ def train_pro_mix(task: TrainTask, config: ProMixConfig) -> Trained:
 
 def derive(task: TrainTask, config: ProMixConfig) -> Derived:
     """Replace `auto` by what the estimated noise, the number of classes and the length of the run say."""
-    many = task.classes >= noise_told.MANY
+    many = task.classes >= noise_rules.MANY
     rows = len(task.epoch_rows(task.generator(NAME, "rows", 0)))
     automatic = {
-        "rho": noise_told.clean_ratio(task.noise),
+        "rho": noise_rules.clean_ratio(task.noise),
         "tau": 0.95 if many else 0.99,
         "alpha": 0.5 if many else 0.8,
         "pi_momentum": long_memory(config.epochs * math.ceil(rows / config.batch_size)),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lnl_core.train.noise_told import NoiseTold
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def even_shares(classes: int) -> npt.NDArray[np.float64]:
     return np.full(classes, 1 / classes)
 
 
-def right_shares(noise: NoiseTold) -> npt.NDArray[np.float64]:
+def right_shares(noise: NoiseEstimate) -> npt.NDArray[np.float64]:
     """Each class's share of the rightly labelled rows, [classes]: prior_j T[j, j], scaled to sum 1.
 
     Even where classes and noise are; no class below a thousandth of an even share.

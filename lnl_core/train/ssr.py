@@ -8,7 +8,7 @@ the selected rows (mixup of strong views) and, on all rows, to give two strong v
 No warm-up, no second network, no trusted set, no noise rate.
 
 Deviations, all for want of a word in the paper or because data are small, large or unbalanced:
-- theta_r, which the paper sets by the data set, follows from the noise estimate unless it is set (`noise_told`).
+- theta_r, which the paper sets by the data set, follows from the noise estimate unless it is set (`noise_rules`).
 - A row does not vote for itself; a large set is judged by a sample of `neighbour_rows` of its rows, since a vote among
   all costs rows^2; k is cut to 0.4 of an even class (200 of CIFAR-100's 500), since in a small set 200 neighbours lie
   in other classes.
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lnl_core.statistics.knn import knn_votes
-from lnl_core.train import TRAINERS, noise_told
+from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.ssr_network import ConsistencyNetwork, FeaturesAndLogits, consistency_loss
 from lnl_core.train.ssr_rules import balance, consistency, draw_by_class, neighbour_count, relabel, select
@@ -129,7 +129,7 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
     run = _Run(
         task=task,
         config=config,
-        theta_r=noise_told.relabel_threshold(task.noise) if config.theta_r == "auto" else config.theta_r,
+        theta_r=noise_rules.relabel_threshold(task.noise) if config.theta_r == "auto" else config.theta_r,
         network=network,
         view=FeaturesAndLogits(network.classifier),
         updates=momentum_sgd(network, task.runtime, config),

@@ -24,7 +24,7 @@ from lnl_core.images.encoded import Pixels
 from lnl_core.images.network_input import as_input
 from lnl_core.images.weak_batch import weak_views
 from lnl_core.runtime import Runtime, seed_for
-from lnl_core.train.noise_told import NoiseTold
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train.sampling import Sampling
 from lnl_core.training.row_batches import shuffled_batches
 from lnl_core.training.synced_batch_norm import synced
@@ -56,7 +56,7 @@ class TrainTask:
     held_out: HeldOut
     classes: int
     flip: bool  # may weak augmentation mirror?
-    noise: NoiseTold  # an estimate
+    noise: NoiseEstimate  # an estimate
     make_model: Callable[[int], nn.Module]  # seed -> Classifier, from scratch or from a given start
     runtime: Runtime
     checkpoint: Path  # file for the state of an unfinished run

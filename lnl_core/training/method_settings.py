@@ -1,5 +1,5 @@
 """Two kinds of settings that methods have: those that follow from the data unless they are set, and those that a mode
-sets (`paper`, `reference`, `fixed`) unless the user does."""
+sets (`paper`, `released`, `fixed`) unless the user does."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GateDecision:
     """May the version be promoted, and why."""
 
     outcome: Outcome
@@ -81,7 +81,7 @@ class Verdict:
     against: int | None  # the version that it was held against
     rows: int = 0  # held-out rows in common
     comparisons: tuple[Comparison, ...] = ()
-    not_judged: Mapping[str, int] = field(default_factory=dict)  # class -> its rows, where these are too few
+    not_compared: Mapping[str, int] = field(default_factory=dict)  # class -> its rows, where these are too few
     notes: tuple[str, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)  # how the labels differ; tells, does not judge
     settings: GateSettings = field(default_factory=GateSettings)
@@ -102,14 +102,14 @@ def gate(
     version: int,
     against: int | None = None,
     labels: Mapping[str, Any] | None = None,
-) -> Verdict:
+) -> GateDecision:
     """Hold version number `version` against the promoted one, number `against`; see the top of this file.
 
     Args:
         promoted: None where no version has been promoted yet: then the first one is.
         labels: how the two versions' labels differ, for the text alone.
     """
-    verdict = Verdict(
+    verdict = GateDecision(
         outcome="first",
         reason="no version has been promoted before it",
         version=version,
@@ -122,7 +122,7 @@ def gate(
     mine, theirs = _common(new, promoted)
     if why := _not_comparable(new, promoted, len(mine), settings):
         return replace(verdict, outcome="undecided", reason=why, rows=len(mine))
-    comparisons, not_judged = _compare(new, promoted, mine, theirs, settings)
+    comparisons, not_compared = _compare(new, promoted, mine, theirs, settings)
     losses = [found for found in comparisons if found.loses]
     return replace(
         verdict,
@@ -130,7 +130,7 @@ def gate(
         reason=f"it loses {_where(losses)}" if losses else f"on {len(mine):,} held-out rows it loses nowhere",
         rows=len(mine),
         comparisons=comparisons,
-        not_judged=not_judged,
+        not_compared=not_compared,
         notes=tuple(_notes(new, promoted, mine, theirs)),
     )
 

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lnl_core.config import ConfigError
-from lnl_core.versions.gate import GateSettings, Verdict
+from lnl_core.versions.decision_text import record
+from lnl_core.versions.gate import GateDecision, GateSettings
 from lnl_core.versions.manifest import Manifest, Promotion
 from lnl_core.versions.register import judge
 from lnl_core.versions.store import VersionStore, Wanted
-from lnl_core.versions.verdict_text import record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promoted:
     """What came of asking for a promotion."""
 
-    verdict: Verdict | None = None  # None: it is promoted already, and the gate was not asked
+    verdict: GateDecision | None = None  # None: it is promoted already, and the gate was not asked
     promotion: Promotion | None = None  # None: the gate refused, or it is promoted already
 
 
-def verdict_of(store: VersionStore, number: int, settings: GateSettings, against: int | None = None) -> Verdict:
+def gate_decision(store: VersionStore, number: int, settings: GateSettings, against: int | None = None) -> GateDecision:
     """The gate's verdict on a version against another one.
 
     Args:
@@ -59,7 +59,7 @@ def promote(
         last = store.last_promotion()
         if last is not None and last.version == number:
             return Promoted()
-        verdict = verdict_of(store, number, settings, last.version if last else None)
+        verdict = gate_decision(store, number, settings, last.version if last else None)
         if not (verdict.passes or force):
             return Promoted(verdict=verdict)
         wanted = Wanted(
@@ -87,15 +87,15 @@ def rollback(store: VersionStore, *, to: int | None, who: str, reason: str, time
     while True:
         history = store.promotions()
         if not history:
-            raise ConfigError(f"{store.shelf}: no version has been promoted, so there is nothing to roll back")
+            raise ConfigError(f"{store.place}: no version has been promoted, so there is nothing to roll back")
         target = to if to is not None else _before(history)
         if target is None:
-            raise ConfigError(f"{store.shelf}: version {history[-1].version} was the first; name another with --to")
+            raise ConfigError(f"{store.place}: version {history[-1].version} was the first; name another with --to")
         if target == history[-1].version:
-            raise ConfigError(f"{store.shelf}: version {target} is the promoted one already")
+            raise ConfigError(f"{store.place}: version {target} is the promoted one already")
         if target not in {entry.version for entry in history}:
             raise ConfigError(
-                f"{store.shelf}: version {target} was never promoted; `lnl promote {target}` asks the gate"
+                f"{store.place}: version {target} was never promoted; `lnl promote {target}` asks the gate"
             )
         wanted = Wanted(version=target, why="rollback", who=who, reason=reason, time=time, verdict={})
         if done := store.promote(wanted, history[-1]):

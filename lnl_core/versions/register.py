@@ -20,11 +20,11 @@ from lnl_core.evaluate.held_out import HeldOutTable, read_held_out, score_held_o
 from lnl_core.files import file_sha256
 from lnl_core.layout import Layout
 from lnl_core.versions.artefacts import artefacts_of_folder, artefacts_of_lock
-from lnl_core.versions.gate import GateSettings, Verdict, gate
+from lnl_core.versions.decision_text import record
+from lnl_core.versions.gate import GateDecision, GateSettings, gate
 from lnl_core.versions.label_changes import changes_of, difference, write_changes
 from lnl_core.versions.manifest import Artefact, Manifest
 from lnl_core.versions.store import VersionStore
-from lnl_core.versions.verdict_text import record
 
 NEEDED = ("labels", "purified", "held_out")  # names of Layout that `register` reads, besides metrics
 
@@ -81,7 +81,7 @@ def judge(
     changes: pa.Table,
     other: Manifest | None,
     settings: GateSettings,
-) -> Verdict:
+) -> GateDecision:
     """The gate's verdict on version `number` against another one; None: nothing has been promoted."""
     if other is None:
         return gate(held_out, None, settings, version=number)
@@ -109,7 +109,7 @@ def _manifest(
     tables: _Tables,
     artefacts: Mapping[str, Artefact],
     parent: Manifest | None,
-    verdict: Verdict,
+    verdict: GateDecision,
 ) -> Manifest:
     told = record(verdict)
     return Manifest(

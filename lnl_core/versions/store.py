@@ -29,7 +29,7 @@ from lnl_core.contracts import ContractError
 from lnl_core.evaluate.held_out import HeldOutTable, read_held_out
 from lnl_core.versions.label_changes import read_changes
 from lnl_core.versions.manifest import Manifest, Promotion, Why, from_bytes, to_bytes
-from lnl_core.versions.shelf import Shelf, open_shelf
+from lnl_core.versions.version_files import VersionFiles, open_version_files
 
 Content = TypeVar("Content")
 _NAME = re.compile(r"(?:versions|promotions)/(\d{6})\.json")
@@ -51,12 +51,12 @@ class Wanted:
 class VersionStore:
     """A store in a folder or at s3://bucket/prefix; it need not exist before the first version."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, place: VersionFiles) -> None:
+        self.place = place
 
     @classmethod
     def open(cls, where: str) -> VersionStore:
-        return cls(open_shelf(where))
+        return cls(open_version_files(where))
 
     def versions(self) -> list[Manifest]:
         """All manifests, oldest first."""
@@ -73,7 +73,7 @@ class VersionStore:
             there = (
                 f"it has versions {have[0]} to {have[-1]}" if have else "it has no versions yet (`lnl versions add`)"
             )
-            raise ConfigError(f"{self.shelf}: no version {number}; {there}")
+            raise ConfigError(f"{self.place}: no version {number}; {there}")
         return self._manifest(number)
 
     def of_run(self, run_id: str) -> Manifest | None:
@@ -112,7 +112,7 @@ class VersionStore:
             if found := self.of_run(manifest.run_id):
                 return found
             manifest = manifest.model_copy(update={"files": names, "key": uuid.uuid4().hex})
-            if self.shelf.put_new(f"versions/{manifest.number:06d}.json", to_bytes(manifest)):
+            if self.place.put_new(f"versions/{manifest.number:06d}.json", to_bytes(manifest)):
                 return manifest
 
     def promote(self, wanted: Wanted, after: Promotion | None) -> Promotion | None:
@@ -128,37 +128,37 @@ class VersionStore:
             time=wanted.time,
             verdict=wanted.verdict,
         )
-        done = self.shelf.put_new(f"promotions/{promotion.number:06d}.json", to_bytes(promotion))
+        done = self.place.put_new(f"promotions/{promotion.number:06d}.json", to_bytes(promotion))
         return promotion if done else None
 
     def _numbers(self, folder: str) -> list[int]:
         found = []
-        for name in self.shelf.names(folder):
+        for name in self.place.names(folder):
             match = _NAME.fullmatch(name)
             if match is None:
-                raise ContractError(f"{self.shelf}/{name}: not a file of a version store; take it out of there")
+                raise ContractError(f"{self.place}/{name}: not a file of a version store; take it out of there")
             found.append(int(match[1]))
         return found
 
     def _manifest(self, number: int) -> Manifest:
         name = f"versions/{number:06d}.json"
-        return from_bytes(Manifest, self.shelf.read(name), f"{self.shelf}/{name}")
+        return from_bytes(Manifest, self.place.read(name), f"{self.place}/{name}")
 
     def _promotion(self, number: int) -> Promotion:
         name = f"promotions/{number:06d}.json"
-        return from_bytes(Promotion, self.shelf.read(name), f"{self.shelf}/{name}")
+        return from_bytes(Promotion, self.place.read(name), f"{self.place}/{name}")
 
     def _put_file(self, data: bytes) -> str:
         name = f"files/{hashlib.sha256(data).hexdigest()}.parquet"
-        self.shelf.put_new(name, data)  # there already: the same bytes
+        self.place.put_new(name, data)  # there already: the same bytes
         return name
 
     def _content(self, manifest: Manifest, what: str, read: Callable[[Path], Content]) -> Content:
         if what not in manifest.files:
-            raise ContractError(f"{self.shelf}: version {manifest.number} has no file {what!r}; register its run again")
-        data = self.shelf.read(manifest.files[what])
+            raise ContractError(f"{self.place}: version {manifest.number} has no file {what!r}; register its run again")
+        data = self.place.read(manifest.files[what])
         if hashlib.sha256(data).hexdigest() != Path(manifest.files[what]).stem:
-            raise ContractError(f"{self.shelf}/{manifest.files[what]}: damaged; restore it from a backup")
+            raise ContractError(f"{self.place}/{manifest.files[what]}: damaged; restore it from a backup")
         with tempfile.TemporaryDirectory(prefix="lnl-version-") as folder:
             path = Path(folder) / f"{what}.parquet"
             path.write_bytes(data)

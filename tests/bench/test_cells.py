@@ -22,7 +22,7 @@ QUICK = [
     "pretrain.simclr.epochs=1",
     "pretrain.simclr.warmup_epochs=0",
     "train.cross_entropy.epochs=3",
-    "purify.dmlp.eac_steps=20",
+    "purify.ipc_ensemble.eac_steps=20",
 ]
 
 

@@ -27,7 +27,7 @@ def test_help_has_an_example(command: str) -> None:
 
 
 def test_lists() -> None:
-    assert "dmlp" in lnl("methods").stdout
+    assert "ipc_ensemble" in lnl("methods").stdout
     assert "divide_mix" in lnl("methods").stdout
     assert "image_folder" in lnl("datasets").stdout
     assert "digits" in lnl("presets").stdout
@@ -48,7 +48,7 @@ def test_a_preset_prints_as_a_params_file(tmp_path: Path) -> None:
         (["stage", "purify", "--params", "{params}", "--root", "nowhere"], 3, "no such file"),
         (["stage", "purify", "--params", "missing.yaml"], 2, "cannot read the params file"),
         (["run"], 2, "--preset NAME or --params FILE"),
-        (["run", "--preset", "digits", "-S", "purify.dmlp.fold=3"], 2, "did you mean 'folds'"),
+        (["run", "--preset", "digits", "-S", "purify.ipc_ensemble.fold=3"], 2, "did you mean 'folds'"),
         (["report", "--root", "nowhere"], 2, "no such folder"),
         (["purify", "--features", "f", "--labels", "l", "--out", "o.parquet"], 2, "no such file"),
         (["purify", "--features", "f"], 2, "Missing option"),

@@ -22,7 +22,7 @@ from lnl_core.stages.purify_table import Columns, purify_files
 
 NAMES = PURIFIERS.names()
 NEEDY = [entry.name for entry in PURIFIERS if entry.needs_trusted]
-ALL_CLASSES = ["dmlp"]  # methods that need trusted rows of each class
+ALL_CLASSES = ["dmlp", "ipc_ensemble"]  # methods that need trusted rows of each class
 READERS = [name for name in NAMES if name != "none"]  # `none` never looks at the features
 QUICK = {  # of any method that has the setting
     "eac_steps": 50,
@@ -31,7 +31,7 @@ QUICK = {  # of any method that has the setting
     "epochs": 2,
     "min_steps": 200,
     "cross_fits": 2,
-    "candidates": ("dmlp", "two_em", "none"),
+    "candidates": ("ipc_ensemble", "two_em", "none"),
 }
 ROWS, TRUSTED, CLASSES = 120, 40, 4
 

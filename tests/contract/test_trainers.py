@@ -14,8 +14,8 @@ from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import Ensemble, build_classifier
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.runtime import Runtime
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train import TRAINERS, epochs
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.sampling import Sampling
 from lnl_core.train.task import HeldOut, TrainTask
 
@@ -46,7 +46,7 @@ def told(rate, classes):
     """Symmetric noise of this rate over classes of even shares."""
     transition = np.full((classes, classes), rate / (classes - 1))
     np.fill_diagonal(transition, 1 - rate)
-    return NoiseTold(rate=rate, source="set", prior=np.full(classes, 1 / classes), transition=transition)
+    return NoiseEstimate(rate=rate, source="set", prior=np.full(classes, 1 / classes), transition=transition)
 
 
 def make_task(

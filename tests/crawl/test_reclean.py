@@ -119,7 +119,7 @@ def write_params(folder: Path) -> None:
         "inject": {"type": "none"},
         "pretrain": {"method": "none"},
         "features": {"encoder": f"{__name__}:encoder"},
-        "purify": {"method": "dmlp", "dmlp": QUICK},
+        "purify": {"method": "ipc_ensemble", "ipc_ensemble": QUICK},
     }
     (folder / "crawl.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 

@@ -21,7 +21,7 @@ LOCAL: dict[str, Any] = {
     "images": {"size": 8, "channels": 1, "flip": False},
     "prepare": {"dataset": "digits", "rows_per_shard": 300, "trusted": {"source": "draw", "count": 100}},  # 6 shards
     "inject": {"type": "symmetric", "symmetric": {"rate": 0.3}},
-    "purify": {"dmlp": {"eac_steps": 50, "eac_rows": 500, "eac_network_steps": 20}},
+    "purify": {"ipc_ensemble": {"eac_steps": 50, "eac_rows": 500, "eac_network_steps": 20}},
 }
 
 
@@ -41,7 +41,7 @@ def results(paths: Layout) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("rows", [500, 2000], ids=["a sample of rows", "every row is in the sample"])
 def test_the_same_bytes(paths: Layout, on_cluster: dict[str, Any], rows: int) -> None:
-    purify = {"purify": {"dmlp": LOCAL["purify"]["dmlp"] | {"eac_rows": rows}}}
+    purify = {"purify": {"dmlp": LOCAL["purify"]["ipc_ensemble"] | {"eac_rows": rows}}}
     run_stage("purify", LOCAL | purify, paths)
     local = results(paths)
     metrics = run_stage("purify", LOCAL | purify | {"run": on_cluster}, paths)

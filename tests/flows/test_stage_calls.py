@@ -47,7 +47,7 @@ def test_what_it_did_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_its_error_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, **__: Any) -> StageDone:
-        raise ConfigError("purify.dmlp.rigde: unknown")
+        raise ConfigError("purify.ipc_ensemble.rigde: unknown")
 
     monkeypatch.setattr(stage_calls, "run_stage_job", run)
     with pytest.raises(ConfigError, match="rigde"):

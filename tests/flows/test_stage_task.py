@@ -67,7 +67,9 @@ def test_retries_end() -> None:
     assert workspace.calls == 1 + STAGE_RETRIES
 
 
-@pytest.mark.parametrize("error", [ConfigError("purify.dmlp.rigde: unknown"), ContractError("labels.parquet: row 3")])
+@pytest.mark.parametrize(
+    "error", [ConfigError("purify.ipc_ensemble.rigde: unknown"), ContractError("labels.parquet: row 3")]
+)
 def test_a_broken_setting_or_table_is_not_tried_again(error: Exception) -> None:
     workspace = Scripted([error])
     with pytest.raises(type(error), match=str(error)):

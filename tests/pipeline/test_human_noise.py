@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeClassifierCV
 
 from lnl_core.contracts import read_purified
 from lnl_core.features.user_table import read_user_features
-from lnl_core.purify.dmlp import DMLPConfig
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig
 from lnl_core.stages.purify_table import Columns, purify_files
 
 DATA = Path(os.environ.get("LNL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -37,8 +37,8 @@ def test_more_labels_right_than_observed_and_than_the_trusted_rows_alone_give(tm
         IMAGES,
         tmp_path / "trusted.csv",
         out,
-        method="dmlp",
-        config=DMLPConfig(),
+        method="ipc_ensemble",
+        config=IPCEnsembleConfig(),
         seed=0,
         columns=Columns(id="index", label="worse_label"),
         trusted_columns=Columns(id="index", label="label"),

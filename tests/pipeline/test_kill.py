@@ -24,7 +24,7 @@ SETTINGS = [
     "pretrain.simclr.probe_every=0",
     "model.width=8",
     "features.batch_size=50",
-    "purify.dmlp.eac_steps=100",
+    "purify.ipc_ensemble.eac_steps=100",
     "train.divide_mix.epochs=4",
     "train.divide_mix.warmup_epochs=2",
 ]

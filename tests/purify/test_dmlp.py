@@ -15,12 +15,12 @@ from sklearn.datasets import load_digits
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError
 from lnl_core.features.user_table import MappedRows
-from lnl_core.purify.decide.cross_fit import trusted_answers
+from lnl_core.purify.decide.cross_fit import trusted_predictions
 from lnl_core.purify.dmlp import DMLPConfig, dmlp
 from lnl_core.purify.published.ipc import onto_simplex
 from lnl_core.purify.published.losses import TargetLoss
 from lnl_core.purify.published.procedure import class_prior, epochs
-from lnl_core.purify.published.settings import MODES, PublishedSettings
+from lnl_core.purify.published.settings import MODES
 from lnl_core.purify.task import PurifyTask
 
 CLASSES = 10
@@ -63,7 +63,7 @@ def digits(trusted: int = 100, width: int = 24, noise: float = 0.5) -> tuple[Pur
     return task, true[:1000]
 
 
-def dense(task: PurifyTask, settings: PublishedSettings) -> Any:
+def dense(task: PurifyTask, settings: DMLPConfig) -> Any:
     """The twin's task, in float64."""
     second = None if settings.same_view or task.second_view is None else task.second_view.values[:1000]
     return TWIN.TwinTask(
@@ -76,7 +76,7 @@ def dense(task: PurifyTask, settings: PublishedSettings) -> Any:
     )
 
 
-def assert_equals_twin(task: PurifyTask, settings: PublishedSettings, tolerance: float = 1e-4) -> None:
+def assert_equals_twin(task: PurifyTask, settings: DMLPConfig, tolerance: float = 1e-4) -> None:
     ours = epochs(task, settings, np.random.default_rng(5))
     slow = TWIN.twin_labels(dense(task, settings), settings, np.random.default_rng(5))
     for run, labels in zip(ours, slow, strict=True):
@@ -86,7 +86,7 @@ def assert_equals_twin(task: PurifyTask, settings: PublishedSettings, tolerance:
 @pytest.mark.parametrize("width", [24, 150])  # fewer and more features than trusted rows: both forms of the map
 def test_reference_equals_the_twin_over_20_epochs(width: int) -> None:
     task, _ = digits(width=width)
-    settings = PublishedSettings.of("reference", epochs=20, **SMALL)
+    settings = DMLPConfig.of("released", epochs=20, **SMALL)
     assert_equals_twin(task, settings)
     last = list(epochs(task, settings, np.random.default_rng(5)))[-1]
     assert np.abs(last.labels() - np.eye(CLASSES)[task.observed]).max() > 0.05  # labels did move
@@ -95,7 +95,7 @@ def test_reference_equals_the_twin_over_20_epochs(width: int) -> None:
 @pytest.mark.parametrize("width", [24, 150])
 def test_paper_equals_the_twin_through_swaps_and_second_view(width: int) -> None:
     task, _ = digits(width=width)
-    assert_equals_twin(task, PublishedSettings.of("paper", epochs=12, period=5, **SMALL))
+    assert_equals_twin(task, DMLPConfig.of("paper", epochs=12, period=5, **SMALL))
 
 
 QUIRKS: list[dict[str, Any]] = [
@@ -139,8 +139,8 @@ def test_each_quirk_changes_the_labels_and_equals_the_twin(base: dict[str, Any],
     settings = {"epochs": 6, **SMALL, **base}
     if "eac_high_epochs" in quirk:
         settings["eac_later_lr"] = 0.05
-    plain = list(epochs(task, PublishedSettings.of("reference", **settings), np.random.default_rng(5)))[-1].labels()
-    changed = PublishedSettings.of("reference", **{**settings, **quirk})
+    plain = list(epochs(task, DMLPConfig.of("released", **settings), np.random.default_rng(5)))[-1].labels()
+    changed = DMLPConfig.of("released", **{**settings, **quirk})
     other = list(epochs(task, changed, np.random.default_rng(5)))[-1].labels()
     assert np.abs(plain - other).max() > 1e-5
     assert_equals_twin(task, changed)
@@ -178,7 +178,7 @@ def one_feature_task() -> PurifyTask:
 
 def test_a_step_of_mode_paper_by_hand() -> None:
     """F'F = 5, F'Y = (1, 2), w = (0.2, 0.4), y'_v = (1, 2), M = F_v F' / 5 = (1, 2)."""
-    settings = PublishedSettings.of("paper", epochs=1, label_lr=0.1, minibatches="in_order")
+    settings = DMLPConfig.of("paper", epochs=1, label_lr=0.1, minibatches="in_order")
     (run,) = epochs(one_feature_task(), settings, np.random.default_rng(0))
     share = 1 / (1 + np.exp(-1.0))  # p of class 1
     gradient = np.array([-share + 2 * (1 - 1), share + 2 * (2 - 0)])  # of L_val by y'_v
@@ -188,7 +188,7 @@ def test_a_step_of_mode_paper_by_hand() -> None:
 
 
 def test_first_step_of_mode_reference_is_adams_rate_for_every_label() -> None:
-    settings = PublishedSettings.of("reference", epochs=1)
+    settings = DMLPConfig.of("released", epochs=1)
     (run,) = epochs(one_feature_task(), settings, np.random.default_rng(0))
     moved = run.labels() - np.eye(2)
     np.testing.assert_allclose(np.abs(moved), 0.01, atol=1e-4)  # Adam's first step is lr times the sign
@@ -198,7 +198,7 @@ def test_first_step_of_mode_reference_is_adams_rate_for_every_label() -> None:
 def test_eq_11_mixes_the_classifier_in() -> None:
     """With eta_E = 1 the labels are the classifier's probabilities; before the period they are IPC's."""
     task, _ = digits()
-    settings = PublishedSettings.of("paper", epochs=3, period=3, eta=1.0, **SMALL)
+    settings = DMLPConfig.of("paper", epochs=3, period=3, eta=1.0, **SMALL)
     for run in epochs(task, settings, np.random.default_rng(0)):
         probabilities = run.classifier(task.second_view.values[:1000]).T
         off = np.abs(run.labels() - probabilities).max()
@@ -212,15 +212,15 @@ def test_projection_onto_the_simplex() -> None:
     np.testing.assert_allclose(onto_simplex(columns), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["paper", "reference"])
+@pytest.mark.parametrize("mode", ["paper", "released"])
 def test_the_purifier_runs_both_modes(mode: str) -> None:
     task, true = digits(width=24)
-    config = DMLPConfig(mode=mode, published={**SMALL, "eac_precision": "float32"})
+    config = DMLPConfig(mode=mode, **SMALL, eac_precision="float32")
     found = dmlp(task, config, np.random.default_rng(0))
     np.testing.assert_allclose(found.posterior.sum(axis=1), 1, atol=1e-5)
     assert (found.posterior >= 0).all()
     before, after = (task.observed == true).mean(), (found.posterior.argmax(axis=1) == true).mean()
-    assert after > before + (0.05 if mode == "paper" else -0.01)  # `reference` hardly moves a label: no swap fires
+    assert after > before + (0.05 if mode == "paper" else -0.01)  # `released` hardly moves a label: no swap fires
     assert found.curve[-1]["eac_trusted_accuracy"] > before + 0.1
     assert found.curve[-1]["changed_share"] > 0
     assert len(found.curve) == 100
@@ -231,17 +231,17 @@ def test_the_purifier_runs_both_modes(mode: str) -> None:
 
 
 def test_modes_fill_what_is_left_out_and_configs_go_round() -> None:
-    paper = parse(DMLPConfig, {"mode": "paper", "published": {"eac_softmaxes": 2}}, "purify.dmlp")
-    assert paper.published == PublishedSettings.of("paper", eac_softmaxes=2)
-    assert DMLPConfig(mode="reference").published == PublishedSettings.of("reference")
+    paper = parse(DMLPConfig, {"mode": "paper", "eac_softmaxes": 2}, "purify.dmlp")
+    assert paper == DMLPConfig.of("paper", eac_softmaxes=2)
+    assert DMLPConfig(mode="released") == DMLPConfig.of("released")
     assert DMLPConfig(**paper.model_dump(mode="json")) == paper
-    assert MODES["paper"].keys() == MODES["reference"].keys()
-    with pytest.raises(ConfigError, match=r"published\.epocs: unknown setting; did you mean 'epochs'"):
-        parse(DMLPConfig, {"published": {"epocs": 3}}, "purify.dmlp")
+    assert MODES["paper"].keys() == MODES["released"].keys()
+    with pytest.raises(ConfigError, match=r"dmlp\.epocs: unknown setting; did you mean 'epochs'"):
+        parse(DMLPConfig, {"epocs": 3}, "purify.dmlp")
     with pytest.raises(ConfigError, match="needs label_lr"):
-        parse(DMLPConfig, {"published": {"optimizer": "adam", "label_lr": None}}, "purify.dmlp")
+        parse(DMLPConfig, {"optimizer": "adam", "label_lr": None}, "purify.dmlp")
     with pytest.raises(ConfigError, match="needs eac"):
-        parse(DMLPConfig, {"mode": "paper", "published": {"eac": False}}, "purify.dmlp")
+        parse(DMLPConfig, {"mode": "paper", "eac": False}, "purify.dmlp")
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -256,9 +256,9 @@ def test_no_inverse_names_the_ridge(broken: str, precision: str) -> None:
         values[:, 3] = values[:, 4]
     published = {"epochs": 1, "batch_rows": 10 if broken == "short" else 500, "precision": precision}
     singular = PurifyTask(**{**task.__dict__, "noisy": MappedRows(values=values, rows=np.arange(1000))})
-    with pytest.raises(ConfigError, match=r"has no inverse.*set published\.ridge"):
-        dmlp(singular, DMLPConfig(mode="reference", published=published), np.random.default_rng(0))
-    mended = DMLPConfig(mode="reference", published={**published, "ridge": 1e-2})
+    with pytest.raises(ConfigError, match=r"has no inverse.*set purify\.dmlp\.ridge"):
+        dmlp(singular, DMLPConfig(mode="released", **published), np.random.default_rng(0))
+    mended = DMLPConfig(mode="released", **published, ridge=1e-2)
     assert np.isfinite(dmlp(singular, mended, np.random.default_rng(0)).posterior).all()
 
 
@@ -266,11 +266,7 @@ def test_no_inverse_names_the_ridge(broken: str, precision: str) -> None:
 def test_scratch_files_change_nothing(width: int) -> None:
     task, _ = digits(width=width)
     found = [
-        list(
-            epochs(
-                task, PublishedSettings.of("paper", epochs=4, memory_mb=megabytes, **SMALL), np.random.default_rng(1)
-            )
-        )
+        list(epochs(task, DMLPConfig.of("paper", epochs=4, memory_mb=megabytes, **SMALL), np.random.default_rng(1)))
         for megabytes in (0, 2048)
     ]
     assert np.array_equal(found[0][-1].labels(), found[1][-1].labels())
@@ -278,7 +274,7 @@ def test_scratch_files_change_nothing(width: int) -> None:
 
 def test_what_does_not_fit_says_so() -> None:
     task, _ = digits()
-    config = DMLPConfig(mode="paper", published={"epochs": 1})
+    config = DMLPConfig(mode="paper", epochs=1)
     short = MappedRows(values=task.noisy.values, rows=np.arange(999))
     with pytest.raises(ConfigError, match="must hold the same rows"):
         dmlp(PurifyTask(**{**task.__dict__, "second_view": short}), config, np.random.default_rng(0))
@@ -293,8 +289,8 @@ def test_what_does_not_fit_says_so() -> None:
 
 def test_trusted_rows_are_answered_out_of_fold_with_both_views() -> None:
     task, _ = digits(trusted=60)
-    config = DMLPConfig(mode="paper", published={"epochs": 2, "period": 1, **SMALL})
+    config = DMLPConfig(mode="paper", epochs=2, period=1, **SMALL)
     found = dmlp(task, config, np.random.default_rng(0))
-    answers = trusted_answers(dmlp, config, task, found, np.random.default_rng(0), folds=2)
+    answers = trusted_predictions(dmlp, config, task, found, np.random.default_rng(0), folds=2)
     assert answers is not None
     assert len(answers) == 60

@@ -125,7 +125,7 @@ def test_the_teachers_answer_can_be_asked_for_where_few_observed_labels_are_know
     assert np.isfinite(found.trusted_posterior).all()
 
 
-@pytest.mark.parametrize("mode", ["paper", "reference"])
+@pytest.mark.parametrize("mode", ["paper", "released"])
 def test_published_modes_answer_with_the_teacher_and_hold_nothing_out(mode: str) -> None:
     task, true = digits(0.5, noisy=600)
     found = emlc(task, EMLCConfig(mode=mode, epochs=3), np.random.default_rng(0))
@@ -145,12 +145,12 @@ def test_reference_learns_trusted_rows_with_their_observed_labels_too() -> None:
 
 
 def test_quirks_have_names() -> None:
-    reference = EMLCConfig(mode="reference")
-    assert (reference.jvp_joined, reference.gate_supervision, reference.trusted_in_noisy) == ("reversed", False, True)
-    assert feature_settings(reference).schedule.joined == "reversed"
-    assert EMLCConfig(mode="reference", gate_supervision=True).gate_supervision
+    released = EMLCConfig(mode="released")
+    assert (released.jvp_joined, released.gate_supervision, released.trusted_in_noisy) == ("reversed", False, True)
+    assert feature_settings(released).schedule.joined == "reversed"
+    assert EMLCConfig(mode="released", gate_supervision=True).gate_supervision
     assert EMLCConfig(k=5).jvp_joined == "matched"
-    assert [EMLCConfig(mode=mode).reads_student for mode in ("fixed", "paper", "reference")] == [True, False, False]
+    assert [EMLCConfig(mode=mode).reads_student for mode in ("fixed", "paper", "released")] == [True, False, False]
     assert EMLCConfig(hidden=8).classifier_decay < EMLCConfig().classifier_decay
 
 

@@ -10,25 +10,25 @@ import torch
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError
-from lnl_core.purify.dmlp import DMLPConfig, dmlp
 from lnl_core.purify.ipc_eac.eac import eac_heads
 from lnl_core.purify.ipc_eac.ipc import (
     Choice,
     IPCPath,
     IPCRun,
     cross_validate,
-    dealings_of,
+    fold_assignments,
     ipc_steps,
     search,
     searched,
 )
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig, ipc_ensemble
 from lnl_core.purify.task import PurifyTask
 from lnl_core.statistics.folds import stratified_folds
 from lnl_core.statistics.moments import accumulate
 from lnl_core.statistics.softmax_link import log_loss
 
 CLASSES = 4
-QUICK = DMLPConfig(eac_steps=100)
+QUICK = IPCEnsembleConfig(eac_steps=100)
 
 
 class ArrayRows:
@@ -128,10 +128,10 @@ def test_a_large_trusted_set_is_searched_with_a_part_and_used_whole() -> None:
         trusted_label=task.trusted_label[rows],
         trusted_observed=task.trusted_observed[rows],
     )
-    some = searched(many, DMLPConfig(search_rows=50), np.random.default_rng(0))
+    some = searched(many, IPCEnsembleConfig(search_rows=50), np.random.default_rng(0))
     assert len(some.trusted_label) == 50
     assert set(some.trusted_label) == set(task.trusted_label)
-    found = dmlp(many, DMLPConfig(search_rows=50, eac_steps=50), np.random.default_rng(0))
+    found = ipc_ensemble(many, IPCEnsembleConfig(search_rows=50, eac_steps=50), np.random.default_rng(0))
     assert found.metrics["trusted_rows"] == 200
     assert found.trusted_posterior is not None
     assert found.trusted_posterior.shape == (200, CLASSES)
@@ -140,17 +140,17 @@ def test_a_large_trusted_set_is_searched_with_a_part_and_used_whole() -> None:
 
 def test_the_better_half_goes_on_and_finds_what_the_whole_grid_finds() -> None:
     task, _ = clustered(rows=400, width=30, noise=0.7, seed=6)
-    config = DMLPConfig(max_steps=256)
+    config = IPCEnsembleConfig(max_steps=256)
     paths = {transform: _path(task, transform) for transform in config.transforms}
-    dealings = dealings_of(task.trusted_label, config, np.random.default_rng(0))
-    choices, curve = search(paths, task, config, dealings)
+    assignments = fold_assignments(task.trusted_label, config, np.random.default_rng(0))
+    choices, curve = search(paths, task, config, assignments)
     stops = tuple(dict.fromkeys(choice.steps for choice in choices))
     whole = [
         (float(np.mean([log_loss(one, task.trusted_label) for one in held_out])), transform, ridge, stop)
         for transform, path in paths.items()
         for ridge in config.ridge
         for stop, held_out in zip(
-            stops, cross_validate(path, ridge * 400, task, stops, dealings, config.squared_error), strict=True
+            stops, cross_validate(path, ridge * 400, task, stops, assignments, config.squared_error), strict=True
         )
     ]
     best = min(choices, key=lambda choice: choice.loss)
@@ -164,7 +164,7 @@ def test_eac_heads_are_independent_and_learn() -> None:
     features = rng.normal(size=(600, 5)).astype(np.float32)
     label = (features[:, 0] > 0).astype(int)
     targets = np.stack([np.eye(2, dtype=np.float32)[label], np.eye(2, dtype=np.float32)[1 - label]], axis=1)
-    config = DMLPConfig(eac_steps=120, eac_batch=100, eac_lr=0.05, eac_weight_decay=0.0)
+    config = IPCEnsembleConfig(eac_steps=120, eac_batch=100, eac_lr=0.05, eac_weight_decay=0.0)
     every = np.ones((600, 2), dtype=np.float32)
     weights, bias = eac_heads(features, targets, every, config, np.random.default_rng(1))
     alone, _ = eac_heads(features, targets[:, :1], every[:, :1], config, np.random.default_rng(1))
@@ -183,7 +183,7 @@ def test_eac_learns_nothing_from_a_row_that_takes_no_part() -> None:
     part[7] = 0
     changed = targets.copy()
     changed[7] = 1 - changed[7]
-    config = DMLPConfig(eac_steps=30, eac_batch=50)
+    config = IPCEnsembleConfig(eac_steps=30, eac_batch=50)
     one, other = (eac_heads(features, y, part, config, np.random.default_rng(1))[0] for y in (targets, changed))
     assert np.array_equal(one, other)
 
@@ -206,14 +206,14 @@ def test_a_noisy_row_is_predicted_without_its_own_label() -> None:
 
 def test_noise_is_not_underestimated_where_features_are_many() -> None:
     task, truth = clustered(rows=600, width=200, noise=0.8, seed=9)  # 60 % wrong; in-sample scores repeat the noise
-    found = dmlp(task, DMLPConfig(), np.random.default_rng(0))
+    found = ipc_ensemble(task, IPCEnsembleConfig(), np.random.default_rng(0))
     wrong = (task.observed != truth).mean()
     assert abs(found.metrics["noise_rate"] - wrong) < 0.08
 
 
 def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found() -> None:
     task, truth = clustered(rows=2000, width=16, noise=0.6, seed=3)  # 45 % wrong
-    found = dmlp(task, QUICK, np.random.default_rng(0))
+    found = ipc_ensemble(task, QUICK, np.random.default_rng(0))
     before, after = (task.observed == truth).mean(), (found.posterior.argmax(axis=1) == truth).mean()
     assert before < 0.57
     assert after > 0.95
@@ -224,11 +224,11 @@ def test_more_labels_are_right_than_observed_and_the_transition_matrix_is_found(
 
 def test_batches_and_order_of_passes_do_not_matter() -> None:
     task, _ = clustered(rows=500, width=8, noise=0.5, seed=4)
-    small = dmlp(task, QUICK, np.random.default_rng(0))
+    small = ipc_ensemble(task, QUICK, np.random.default_rng(0))
     whole = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(task.noisy.values, batch=10_000)})
-    large = dmlp(whole, QUICK, np.random.default_rng(0))
+    large = ipc_ensemble(whole, QUICK, np.random.default_rng(0))
     np.testing.assert_allclose(small.posterior, large.posterior, atol=1e-4)
-    again = dmlp(task, QUICK, np.random.default_rng(0))
+    again = ipc_ensemble(task, QUICK, np.random.default_rng(0))
     assert np.array_equal(small.posterior, again.posterior)
 
 
@@ -237,8 +237,10 @@ def test_prior_of_the_noisy_rows_is_used() -> None:
     skewed = PurifyTask(
         **{**task.__dict__, "observed": np.where(task.observed == 1, 0, task.observed).astype(np.int32)}
     )
-    plain = dmlp(skewed, QUICK, np.random.default_rng(0)).posterior.mean(axis=0)
-    moved = dmlp(skewed, DMLPConfig(eac_steps=100, prior="observed"), np.random.default_rng(0)).posterior.mean(axis=0)
+    plain = ipc_ensemble(skewed, QUICK, np.random.default_rng(0)).posterior.mean(axis=0)
+    moved = ipc_ensemble(
+        skewed, IPCEnsembleConfig(eac_steps=100, prior="observed"), np.random.default_rng(0)
+    ).posterior.mean(axis=0)
     assert moved[1] < plain[1]
 
 
@@ -246,7 +248,7 @@ def test_prior_of_the_noisy_rows_is_used() -> None:
 def test_more_features_than_rows_and_trusted_rows_without_observed_labels(eac_steps: int) -> None:
     task, truth = clustered(rows=60, width=120, noise=0.3, seed=5)
     task = PurifyTask(**{**task.__dict__, "trusted_observed": np.full(40, NO_LABEL, dtype=np.int32)})
-    found = dmlp(task, DMLPConfig(eac_steps=eac_steps), np.random.default_rng(0))
+    found = ipc_ensemble(task, IPCEnsembleConfig(eac_steps=eac_steps), np.random.default_rng(0))
     assert np.isfinite(found.posterior).all()
     assert (found.posterior.argmax(axis=1) == truth).mean() >= (task.observed == truth).mean()
 
@@ -257,22 +259,24 @@ def test_trusted_rows_are_answered_without_their_own_verified_label() -> None:
     unknown = np.full(40, NO_LABEL, dtype=np.int32)
     drawn = np.random.default_rng(0).permutation(np.arange(40) % CLASSES).astype(np.int32)
     blind = PurifyTask(**{**task.__dict__, "trusted_observed": unknown, "trusted_label": drawn})
-    found = dmlp(blind, QUICK, np.random.default_rng(0)).trusted_posterior
+    found = ipc_ensemble(blind, QUICK, np.random.default_rng(0)).trusted_posterior
     assert found is not None
     assert found.shape == (40, CLASSES)
     assert (found.argmax(axis=1) == drawn).mean() < 0.55
-    seen = dmlp(task, QUICK, np.random.default_rng(0)).trusted_posterior
+    seen = ipc_ensemble(task, QUICK, np.random.default_rng(0)).trusted_posterior
     assert seen is not None
     assert (seen.argmax(axis=1) == task.trusted_label).mean() > 0.85
 
 
 def test_constant_features_carry_nothing() -> None:
     task, _ = clustered(rows=300, width=8, noise=0.4, seed=6)
-    linear = DMLPConfig(eac_steps=100, eac_hidden=0)  # training a network amplifies the rounding of wider products
+    linear = IPCEnsembleConfig(
+        eac_steps=100, eac_hidden=0
+    )  # training a network amplifies the rounding of wider products
     padded = np.hstack([task.noisy.values, np.full((300, 2), 7.0, dtype=np.float32)])
     trusted = np.hstack([task.trusted, np.full((40, 2), 7.0, dtype=np.float32)])
     wider = PurifyTask(**{**task.__dict__, "noisy": ArrayRows(padded), "trusted": trusted})
-    plain, with_constants = (dmlp(one, linear, np.random.default_rng(0)).posterior for one in (task, wider))
+    plain, with_constants = (ipc_ensemble(one, linear, np.random.default_rng(0)).posterior for one in (task, wider))
     np.testing.assert_allclose(plain, with_constants, atol=1e-3)
 
 
@@ -282,14 +286,14 @@ def test_what_cannot_be_purified_says_so() -> None:
     gap = {"trusted": task.trusted[without], "trusted_label": task.trusted_label[without]}
     gap["trusted_observed"] = task.trusted_observed[without]
     with pytest.raises(ConfigError, match="first: class 2"):
-        dmlp(PurifyTask(**{**task.__dict__, **gap}), QUICK, np.random.default_rng(0))
+        ipc_ensemble(PurifyTask(**{**task.__dict__, **gap}), QUICK, np.random.default_rng(0))
     broken = task.noisy.values.copy()
     broken[17, 3] = np.nan
     with pytest.raises(ContractError, match="row 17 "):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(broken)}), QUICK, np.random.default_rng(0))
+        ipc_ensemble(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(broken)}), QUICK, np.random.default_rng(0))
     flat = np.ones_like(broken)
     with pytest.raises(ContractError, match="constant"):
-        dmlp(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), QUICK, np.random.default_rng(0))
+        ipc_ensemble(PurifyTask(**{**task.__dict__, "noisy": ArrayRows(flat)}), QUICK, np.random.default_rng(0))
 
 
 def _path(task: PurifyTask, transform: str) -> IPCPath:

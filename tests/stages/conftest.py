@@ -143,7 +143,7 @@ def _write_label_tables(paths: Layout, ids: np.ndarray, rows: Rows, wish: Digits
             "type": "symmetric",
             "protocol": "exclusive",
             "counting": "exact",
-            "rate_asked": NOISE,
+            "nominal_rate": NOISE,
             "rate_realised": 0.6006,
             "rate_realised_overall": 0.6024,
             "seed": 0,
@@ -180,7 +180,7 @@ def _write_purified(paths: Layout, ids: np.ndarray, rows: Rows, wish: DigitsRun)
         confidence=soft.max(axis=1).clip(0, 1),
         soft_label=soft,
         class_names=wish.class_names,
-        about={"method": "dmlp", "settings": {"mode": "fixed"}},
+        about={"method": "ipc_ensemble", "settings": {"mode": "fixed"}},
     )
     write_purified(paths.purified, purified)
 
@@ -219,7 +219,7 @@ def _write_curves_and_metrics(paths: Layout, wish: DigitsRun) -> None:
     paths.pretrain_curve.write_text("\n".join(["epoch,loss,lr,seconds,probe_accuracy,knn_accuracy", *lines]) + "\n")
     uniform = [[0.38 if row == column else 0.62 / 9 for column in range(10)] for row in range(10)]
     purify = {
-        "method": "dmlp",
+        "method": "ipc_ensemble",
         "settings": {"mode": "fixed", "prior": "uniform"},
         "transition": uniform,
         "noise_rate": 0.62,

@@ -15,7 +15,7 @@ QUICK = [
     "pretrain.simclr.epochs=1",
     "pretrain.simclr.warmup_epochs=0",
     "model.width=4",
-    "purify.dmlp.eac_steps=20",
+    "purify.ipc_ensemble.eac_steps=20",
     "train.method=cross_entropy",
     "train.cross_entropy.epochs=1",
     "train.yardstick=false",
@@ -38,7 +38,7 @@ def test_second_run_does_nothing(paths: Layout) -> None:
 
 
 def test_a_purify_setting_reruns_purify_and_what_reads_it(paths: Layout) -> None:
-    ran = run_chain(params("purify.dmlp.folds=4"), paths)
+    ran = run_chain(params("purify.ipc_ensemble.folds=4"), paths)
     assert ran == ["purify", "train", "evaluate", "report"]
 
 

@@ -89,7 +89,7 @@ def test_card_says_what_was_asked_and_what_came(tmp_path: Path) -> None:
     noisy = (labels.split == "train") & ~labels.trusted
     assert labels.protocol == card
     assert (card["type"], card["protocol"], card["counting"], card["seed"]) == ("symmetric", "exclusive", "exact", 7)
-    assert card["rate_asked"] == 0.6
+    assert card["nominal_rate"] == 0.6
     assert card["rate_realised"] == pytest.approx((labels.label[noisy] != true[noisy]).mean(), abs=1e-6)
     assert card["rate_realised_overall"] == pytest.approx(0.6, abs=1e-6)  # exactly 432 of 720 rows
     slow = np.zeros((4, 4))

@@ -12,12 +12,12 @@ from sklearn.datasets import load_digits
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, read_purified, read_quarantine
-from lnl_core.purify.dmlp import DMLPConfig
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig
 from lnl_core.purify.none import NoneConfig
 from lnl_core.stages.purify_table import Columns, purify_files
 
 NAMES = ("zero", "one", "two", "three", "four")
-CONFIG = DMLPConfig(eac_steps=50)
+CONFIG = IPCEnsembleConfig(eac_steps=50)
 
 
 class Files:
@@ -41,7 +41,14 @@ class Files:
         path.write_text("id,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
 
     def purify(self, **changes: object) -> dict[str, object]:
-        given = {"method": "dmlp", "config": CONFIG, "seed": 0, "columns": Columns(), "class_names": NAMES, **changes}
+        given = {
+            "method": "ipc_ensemble",
+            "config": CONFIG,
+            "seed": 0,
+            "columns": Columns(),
+            "class_names": NAMES,
+            **changes,
+        }
         return purify_files(self.features, self.labels, self.trusted, self.out, **given)
 
 

@@ -371,7 +371,7 @@ def test_the_noise_that_a_method_is_told(paths, monkeypatch):
 def test_counted_trusted_rows_outrank_the_purifier(paths, monkeypatch):
     seen = spy(monkeypatch)
     counted = {"rate": 0.4, "source": "trusted", "prior": [0.1] * 10, "transition": np.eye(10).tolist()}
-    write_json(paths.metrics("purify"), {"purify": {"method": "dmlp", "noise_estimate": counted}})
+    write_json(paths.metrics("purify"), {"purify": {"method": "ipc_ensemble", "noise_estimate": counted}})
     run_stage("train", with_train(labels="observed"), paths)
     assert (seen["model"].noise.rate, seen["model"].noise.source) == (0.4, "trusted")
     neighbours = {**counted, "source": "hoc", "rate": 0.25}

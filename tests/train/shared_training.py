@@ -17,8 +17,8 @@ from lnl_core.config import ModelSettings, parse
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
 from lnl_core.runtime import Runtime
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train import TRAINERS
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.task import HeldOut, TrainTask
 from lnl_core.world import joined_world, rank
 
@@ -41,7 +41,7 @@ def task_of(out: Path, method: str) -> TrainTask:
         held_out=HeldOut(pixels=pixels[ROWS:], label=label[ROWS:], kind="trusted"),
         classes=10,
         flip=False,
-        noise=NoiseTold(rate=0.2, source="set", prior=np.full(10, 0.1), transition=0.8 * np.eye(10) + 0.02),
+        noise=NoiseEstimate(rate=0.2, source="set", prior=np.full(10, 0.1), transition=0.8 * np.eye(10) + 0.02),
         make_model=lambda seed: build_classifier(ModelSettings(arch=arch, width=4), 1, 10, seed=seed),
         runtime=Runtime(device=torch.device("cpu"), precision="float32", seed=0, image_memory_mb=64),
         checkpoint=out / f"{method}.state.{rank()}",

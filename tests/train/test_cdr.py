@@ -122,7 +122,7 @@ def test_one_step_of_the_paper_by_hand():
 def test_a_coasting_weight_stops_where_velocity_is_critical():
     steps = [([1.0, 0.0, 0.0, 0.0], 0.0), ([0.0, 0.0, 0.0, 1.0], 0.0)]
     moved = {
-        velocity: train("reference", steps, 0.75, velocity=velocity, weight_decay=0.0)[0][0]
+        velocity: train("released", steps, 0.75, velocity=velocity, weight_decay=0.0)[0][0]
         for velocity in ("all", "critical")
     }
     assert moved == pytest.approx({"all": 1 - 0.025 * 1.9, "critical": 1 - 0.025})

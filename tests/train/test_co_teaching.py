@@ -10,8 +10,8 @@ from lnl_core.config import ConfigError, ModelSettings, parse
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
 from lnl_core.runtime import Runtime
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train.co_teaching import MODES, CoTeachingConfig, mean_of_picked, train_co_teaching
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.train.small_loss_rules import (
     class_limits,
     cross_entropies,
@@ -209,7 +209,7 @@ def bright_and_dark(tmp_path):
         held_out=HeldOut(pixels=pixels[:12], label=true[:12], kind="trusted"),
         classes=2,
         flip=False,
-        noise=NoiseTold(rate=0.25, source="set", prior=np.full(2, 0.5), transition=transition),
+        noise=NoiseEstimate(rate=0.25, source="set", prior=np.full(2, 0.5), transition=transition),
         make_model=lambda seed: build_classifier(ModelSettings(arch="small_cnn", width=4), 1, 2, seed=seed),
         runtime=Runtime(device=torch.device("cpu"), precision="float32", seed=0, image_memory_mb=64),
         checkpoint=tmp_path / "state.pt",

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lnl_core.config import ConfigError, parse
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train.elr import ELRConfig
 from lnl_core.train.elr_plus import ELRPlusConfig, derive
-from lnl_core.train.noise_told import NoiseTold
 from lnl_core.training.ema import update_average
 
 BOTH = pytest.mark.parametrize("config", [ELRConfig, ELRPlusConfig])
@@ -16,7 +16,7 @@ BOTH = pytest.mark.parametrize("config", [ELRConfig, ELRPlusConfig])
 def noise_of(classes, kind="symmetric"):
     wrong = np.ones((classes, classes)) / classes if kind == "symmetric" else np.roll(np.eye(classes), 1, axis=1)
     transition = 0.6 * np.eye(classes) + 0.4 * wrong
-    return NoiseTold(rate=0.4, source="set", prior=np.full(classes, 1 / classes), transition=transition)
+    return NoiseEstimate(rate=0.4, source="set", prior=np.full(classes, 1 / classes), transition=transition)
 
 
 @pytest.mark.parametrize(

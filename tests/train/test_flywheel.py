@@ -296,7 +296,7 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"mode": "reference"}, {"contrastive": -1}, {"epsilon": "auto"}, {"warmup_epochs": 0}, {"views": 0}]
+    "bad", [{"mode": "released"}, {"contrastive": -1}, {"epsilon": "auto"}, {"warmup_epochs": 0}, {"views": 0}]
 )
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=r"train\.flywheel"):

@@ -11,7 +11,7 @@ from lnl_core.config import ConfigError, ModelSettings, parse
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
 from lnl_core.runtime import Runtime
-from lnl_core.train.noise_told import NoiseTold
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 from lnl_core.train.pro_mix import MODES, ProMixConfig, TwoHeads, derive, long_memory, train_pro_mix
 from lnl_core.train.pro_mix_losses import (
     class_margins,
@@ -40,7 +40,7 @@ def generator(seed=0):
 def told(prior, transition):
     prior, transition = np.array(prior), np.array(transition)
     rate = float(1 - (prior * np.diag(transition)).sum())
-    return NoiseTold(rate=rate, source="set", prior=prior, transition=transition)
+    return NoiseEstimate(rate=rate, source="set", prior=prior, transition=transition)
 
 
 def seen(confidence, guess):
@@ -205,7 +205,7 @@ def small_task(tmp_path, *, rows=40, classes=4, noise=None):
         checkpoint=tmp_path / "state.pt",
         fingerprint="x",
         purpose="model",
-        noise=noise or NoiseTold(rate=0.45, source="set", prior=prior, transition=np.eye(classes)),
+        noise=noise or NoiseEstimate(rate=0.45, source="set", prior=prior, transition=np.eye(classes)),
     )
 
 

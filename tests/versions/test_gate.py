@@ -11,8 +11,8 @@ import pytest
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import string_ids
 from lnl_core.evaluate.held_out import HeldOutTable
-from lnl_core.versions.gate import GateSettings, Verdict, gate
-from lnl_core.versions.verdict_text import markdown, record
+from lnl_core.versions.decision_text import markdown, record
+from lnl_core.versions.gate import GateDecision, GateSettings, gate
 from tests.versions.conftest import held_out_table, mostly_right
 
 ROWS = 300
@@ -24,7 +24,7 @@ def table(wrong: int, seed: int = 0, **changes: object) -> HeldOutTable:
     return held_out_table({"probe": right, "model": right}, LABEL, **changes)
 
 
-def judged(new: HeldOutTable, old: HeldOutTable | None, **settings: object) -> Verdict:
+def judged(new: HeldOutTable, old: HeldOutTable | None, **settings: object) -> GateDecision:
     return gate(new, old, parse(GateSettings, settings, "gate"), version=7, against=6)
 
 
@@ -77,7 +77,7 @@ def test_classes_with_few_rows_are_told_and_not_judged() -> None:
     old = held_out_table({"probe": np.ones(ROWS, bool)}, label)
     verdict = judged(held_out_table({"probe": right}, label), old, tolerance=0.5)
     assert verdict.outcome == "promote"
-    assert verdict.not_judged == {"eel": 19}
+    assert verdict.not_compared == {"eel": 19}
     assert "Not judged, with fewer than 20 held-out rows: eel (19)." in markdown(verdict)
     assert judged(held_out_table({"probe": right}, label), old, tolerance=0.5, class_rows=19).outcome == "refuse"
 

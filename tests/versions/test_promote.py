@@ -17,7 +17,7 @@ from lnl_core.versions.gate import GateSettings
 from lnl_core.versions.git_marks import mark_promoted, tag_version
 from lnl_core.versions.label_changes import difference
 from lnl_core.versions.ledger_labels import commit_version
-from lnl_core.versions.promote import Promoted, promote, rollback, verdict_of
+from lnl_core.versions.promote import Promoted, gate_decision, promote, rollback
 from lnl_core.versions.register import RunCard, register
 from lnl_core.versions.store import VersionStore
 from tests.versions.conftest import TIME
@@ -109,9 +109,9 @@ def test_the_verdict_can_be_asked_against_any_version(store: VersionStore, add: 
     ask(store, 1)
     ask(store, 2)
     ask(store, 3)
-    assert verdict_of(store, 3, GateSettings(), against=1).comparisons[0].lost == 4
-    assert verdict_of(store, 2, GateSettings()).against == 3
-    assert verdict_of(store, 3, GateSettings()).against is None  # its parent: nothing was promoted when it was made
+    assert gate_decision(store, 3, GateSettings(), against=1).comparisons[0].lost == 4
+    assert gate_decision(store, 2, GateSettings()).against == 3
+    assert gate_decision(store, 3, GateSettings()).against is None  # its parent: nothing was promoted when it was made
 
 
 def test_rollback_goes_to_what_was_promoted_before(store: VersionStore, add: Add) -> None:

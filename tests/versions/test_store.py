@@ -18,8 +18,8 @@ from lnl_core.layout import Layout
 from lnl_core.versions.gate import GateSettings
 from lnl_core.versions.promote import promote
 from lnl_core.versions.register import RunCard, register
-from lnl_core.versions.shelf import FolderShelf, open_shelf
 from lnl_core.versions.store import VersionStore
+from lnl_core.versions.version_files import FolderFiles, open_version_files
 from tests.versions.conftest import TIME
 
 Make = Callable[..., Layout]
@@ -38,7 +38,7 @@ def add(store: VersionStore, paths: Layout, run: str) -> int:
 
 
 def files_of(where: str) -> dict[str, bytes]:
-    shelf = open_shelf(where)
+    shelf = open_version_files(where)
     names = [name for folder in ("versions", "promotions", "files") for name in shelf.names(folder)]
     return {name: shelf.read(name) for name in names}
 
@@ -113,16 +113,16 @@ def _add_and_die(where: str, root: Path, stop_after: int) -> None:
     import signal
 
     written = 0
-    real = FolderShelf.put_new
+    real = FolderFiles.put_new
 
-    def put(self: FolderShelf, name: str, data: bytes) -> bool:
+    def put(self: FolderFiles, name: str, data: bytes) -> bool:
         nonlocal written
         if written == stop_after:
             os.kill(os.getpid(), signal.SIGKILL)
         written += 1
         return real(self, name, data)
 
-    FolderShelf.put_new = put  # type: ignore[method-assign]
+    FolderFiles.put_new = put  # type: ignore[method-assign]
     store = VersionStore.open(where)
     number = add(store, Layout(root), "killed")
     promote(store, number, GateSettings(), who="x", time=TIME)

@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrustedAnswers:
+class TrustedPredictions:
     """A purifier's out-of-fold answers on the trusted rows that can be judged; all arrays have a row each."""
 
     posterior: FloatArray  # [s, K] p(true | features, observed)
@@ -94,7 +94,7 @@ class HeldRows:
         yield slice(0, len(self.features)), self.features
 
 
-def trusted_answers(
+def trusted_predictions(
     make: Purifier,
     config: Settings,
     task: PurifyTask,
@@ -103,7 +103,7 @@ def trusted_answers(
     *,
     folds: int,
     transition: Array | None = None,
-) -> TrustedAnswers | None:
+) -> TrustedPredictions | None:
     """Out-of-fold answers: the method's own, or those of `folds` further fits.
 
     Args:
@@ -121,7 +121,7 @@ def trusted_answers(
     judged = np.isfinite(answer).all(axis=1)
     if not judged.any():
         return None
-    return TrustedAnswers(
+    return TrustedPredictions(
         posterior=answer[judged],
         label=task.trusted_label[judged],
         observed=observed[judged],

@@ -9,14 +9,14 @@ import numpy as np
 from lnl_core.contracts import NO_LABEL
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
-from lnl_core.statistics.noise_estimate import NoiseEstimate, count_noise, hoc_noise
+from lnl_core.statistics.noise_estimate import MeasuredNoise, count_noise, hoc_noise
 
 LEAST_TRUSTED = 50  # trusted rows with a known observed label from which counting beats neighbours: +-14 points or less
 SAMPLE = 10_000  # rows among which neighbours are sought: a second and a half at 512 features, all pairs cost squares
 LEAST_ROWS = 30  # fewer rows than this have no neighbours worth the name
 
 
-def estimate_noise(task: PurifyTask, generator: np.random.Generator) -> NoiseEstimate | None:
+def estimate_noise(task: PurifyTask, generator: np.random.Generator) -> MeasuredNoise | None:
     """Trusted rows are counted where there are `LEAST_TRUSTED` with an observed label, else HOC on a sample of rows.
 
     Held: the sample in float32; the features stream once, and not at all where trusted rows are counted.

@@ -18,7 +18,7 @@ from lnl_core.config import Settings
 from lnl_core.contracts import FloatArray, Ids, IntArray, Purified
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.decide.check import checked
-from lnl_core.purify.decide.cross_fit import TrustedAnswers, trusted_answers
+from lnl_core.purify.decide.cross_fit import TrustedPredictions, trusted_predictions
 from lnl_core.purify.decide.decisions import Past, decide
 from lnl_core.purify.decide.noise_metrics import noise_metrics
 from lnl_core.purify.decide.routes import RouteSettings, hold_out, rows_for_review
@@ -51,18 +51,18 @@ def purify(
     Returns:
         The rows of purified.parquet and the metrics.
     """
-    generator = np.random.default_rng(seed_for(seed, "purify", method))
     entry = PURIFIERS.get(method)
+    generator = np.random.default_rng(seed_for(seed, "purify", entry.draws_as))
     task = checked(method, task, ids, needs_trusted=entry.needs_trusted)
     routes = routes or RouteSettings()
-    routes_generator = np.random.default_rng(seed_for(seed, "purify", method, "routes"))
+    routes_generator = np.random.default_rng(seed_for(seed, "purify", entry.draws_as, "routes"))
     held = None
     if routes.promise is not None and routes.calibration == "split":
         held = hold_out(task, routes.calibration_share, routes_generator)
     seen = task if held is None else held.task
     found = entry.make(seen, config, generator)
-    folds_generator = np.random.default_rng(seed_for(seed, "purify", method, "trusted"))
-    trusted = trusted_answers(entry.make, config, seen, found, folds_generator, folds=cross_fits)
+    folds_generator = np.random.default_rng(seed_for(seed, "purify", entry.draws_as, "trusted"))
+    trusted = trusted_predictions(entry.make, config, seen, found, folds_generator, folds=cross_fits)
     tested = trusted
     if held is not None:
         found, tested = held.split(found)
@@ -100,7 +100,7 @@ def purify(
 class Judged:
     """Out-of-fold answers on trusted rows, and what they say of the confidence."""
 
-    answers: TrustedAnswers
+    answers: TrustedPredictions
     weight: FloatArray  # [s] mean 1: gives the trusted rows the class prior of the noisy ones
     calibration: Calibration
 
@@ -110,7 +110,7 @@ class Judged:
         return self.calibration.held_out.astype(np.float32)
 
 
-def _judged(answers: TrustedAnswers | None, found: Purification, generator: np.random.Generator) -> Judged | None:
+def _judged(answers: TrustedPredictions | None, found: Purification, generator: np.random.Generator) -> Judged | None:
     if answers is None:
         return None
     prior = found.posterior.mean(axis=0, dtype=np.float64)

@@ -33,7 +33,7 @@ from pydantic import Field
 
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
-from lnl_core.purify.decide.cross_fit import TrustedAnswers, with_moved
+from lnl_core.purify.decide.cross_fit import TrustedPredictions, with_moved
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.statistics.risk_control import Certificate, Promise, certify, class_shift, thinned
 
@@ -67,10 +67,10 @@ class HeldOut:
     label: IntArray  # [h] verified
     observed: IntArray  # [h] under which the rows were hidden
 
-    def split(self, found: Purification) -> tuple[Purification, TrustedAnswers]:
+    def split(self, found: Purification) -> tuple[Purification, TrustedPredictions]:
         """The answer for the noisy rows proper, and the one for the hidden rows."""
         rows = len(found.posterior) - len(self.label)
-        hidden = TrustedAnswers(
+        hidden = TrustedPredictions(
             posterior=found.posterior[rows:],
             label=self.label,
             observed=self.observed,
@@ -104,7 +104,7 @@ def rows_for_review(
     posterior: FloatArray,
     label: IntArray,
     observed: IntArray,
-    answers: TrustedAnswers | None,
+    answers: TrustedPredictions | None,
     settings: RouteSettings,
     generator: np.random.Generator,
 ) -> tuple[BoolArray | None, dict[str, Any]]:
@@ -131,7 +131,9 @@ def rows_for_review(
     return review, {**_metrics(found, settings, proposed, review), **shift}
 
 
-def _certificate(scores: FloatArray, rows: int, calibration: TrustedAnswers | None, promise: Promise) -> Certificate:
+def _certificate(
+    scores: FloatArray, rows: int, calibration: TrustedPredictions | None, promise: Promise
+) -> Certificate:
     if calibration is None:
         empty = np.empty(0, dtype=np.float32)
         return certify(scores, rows, empty, empty.astype(bool), 0, promise)
@@ -141,8 +143,8 @@ def _certificate(scores: FloatArray, rows: int, calibration: TrustedAnswers | No
 
 
 def _calibration_rows(
-    posterior: FloatArray, observed: IntArray, answers: TrustedAnswers | None, generator: np.random.Generator
-) -> tuple[TrustedAnswers | None, dict[str, Any]]:
+    posterior: FloatArray, observed: IntArray, answers: TrustedPredictions | None, generator: np.random.Generator
+) -> tuple[TrustedPredictions | None, dict[str, Any]]:
     """The trusted rows whose observed label is known, thinned where they are of other classes than the noisy rows."""
     if answers is None:
         return None, {"calibration_rows": 0}
@@ -164,7 +166,7 @@ def _calibration_rows(
     return used, {**metrics, "calibration_rows_thinned": len(used)}
 
 
-def _taken(answers: TrustedAnswers, rows: BoolArray) -> TrustedAnswers:
+def _taken(answers: TrustedPredictions, rows: BoolArray) -> TrustedPredictions:
     columns = ("posterior", "label", "observed", "simulated")
     return dataclasses.replace(answers, **{name: getattr(answers, name)[rows] for name in columns})
 

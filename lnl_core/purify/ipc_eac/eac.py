@@ -16,7 +16,7 @@ from lnl_core.purify.ipc_eac.ipc import Head, IPCHead, training_rows
 from lnl_core.purify.ipc_eac.leverage import Leverage
 from lnl_core.purify.ipc_eac.neighbours import fit_votes, out_of_fold, unit_rows
 from lnl_core.purify.ipc_eac.network import EPOCHS, Network, train_network
-from lnl_core.purify.ipc_eac.settings import DMLPConfig
+from lnl_core.purify.ipc_eac.settings import IPCEnsembleConfig
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
 from lnl_core.statistics.log_pool import LogPool, fit_log_pool
@@ -30,7 +30,7 @@ _FEW = 2000  # reference rows below which neighbours say little that IPC does no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voices:
+class Ensemble:
     """p(y | x) of the noisy rows: IPC, EAC's linear heads and networks, and the neighbours, pooled.
 
     Head and network j learned from the sampled rows outside split j, so that no row is predicted from its own label.
@@ -51,8 +51,8 @@ class Voices:
         known = None if self.known_leverage is None else self.known_leverage[rows]
         return OfRows(split=self.split[rows], votes=votes, known_leverage=known)
 
-    def knowing(self, rows: OfRows) -> Voices:
-        """The same voices for these rows alone, which they count from 0."""
+    def knowing(self, rows: OfRows) -> Ensemble:
+        """The same ensemble for these rows alone, which are counted from 0."""
         return replace(self, split=rows.split, votes=rows.votes, known_leverage=rows.known_leverage)
 
     def __call__(self, features: FloatArray, observed: IntArray, rows: slice) -> Array:
@@ -78,7 +78,7 @@ class Voices:
 
 @dataclass(frozen=True, kw_only=True)
 class OfRows:
-    """What the voices know of some noisy rows by their place, and of no others."""
+    """What the ensemble holds of some noisy rows by their place, and of no others."""
 
     split: npt.NDArray[np.int8]
     votes: FloatArray | None
@@ -102,10 +102,10 @@ class Sample:
 class Correction:
     """EAC's result."""
 
-    voices: Voices
+    ensemble: Ensemble
     held_out: Array  # [m, K] p(y | x) of the trusted rows, out of fold
     transitions: list[Array]  # F: T estimated without the trusted rows of a fold
-    table: list[dict[str, float | str]]  # a record a voice
+    table: list[dict[str, float | str]]  # a record a member
 
 
 def with_eac(
@@ -113,11 +113,11 @@ def with_eac(
     leverage: Leverage,
     task: PurifyTask,
     moments: Moments,
-    config: DMLPConfig,
+    config: IPCEnsembleConfig,
     fold: Rows,
     generator: np.random.Generator,
 ) -> Correction:
-    """Train EAC's voices and pool them with IPC by their log-loss on trusted rows that they did not see.
+    """Train EAC's members and pool them with IPC by their log-loss on trusted rows that they did not see.
 
     IPC's labels are first corrected by the neighbours' (the paper's alternation, once); the others learn from those.
     """
@@ -130,7 +130,7 @@ def with_eac(
     ipc_held_out = out_of_fold([head(task.trusted) for head in ipc], sample.inside)
     held_out = {"IPC": ipc_held_out}
     if config.eac_steps == 0:
-        voices = Voices(
+        ensemble = Ensemble(
             ipc=ipc[-1],
             pool=_identity(task.classes),
             split=np.empty(0, np.int8),
@@ -139,18 +139,18 @@ def with_eac(
             votes=None,
             leverage=leverage,
         )
-        return Correction(voices=voices, held_out=ipc_held_out, transitions=transitions[:-1], table=[])
+        return Correction(ensemble=ensemble, held_out=ipc_held_out, transitions=transitions[:-1], table=[])
     votes, vote_held_out = _neighbours(sample, targets, ipc_held_out, task, config, generator)
     if votes is not None:
         pool = fit_log_pool(np.stack([ipc_held_out, vote_held_out]), task.trusted_label)
         both = [pool(np.stack(pair)) for pair in zip(from_ipc, votes, strict=True)]
         transitions, targets = _targets(both, observed, task, sample.inside)
-    heads, held_out["EAC"] = _linear_voice(sample, targets, task, config, generator)
+    heads, held_out["EAC"] = _linear_member(sample, targets, task, config, generator)
     networks = []
     for epochs in EPOCHS if config.eac_hidden else ():
-        found, answers = _network_voice(sample, targets, ipc, task, epochs, config, generator)
+        found, predicted = _network_member(sample, targets, ipc, task, epochs, config, generator)
         networks.append(found)
-        held_out[f"EAC network, {epochs} epochs"] = answers
+        held_out[f"EAC network, {epochs} epochs"] = predicted
     everywhere = votes is not None and len(sample.rows) == len(task.observed)
     if everywhere:
         held_out["neighbours"] = vote_held_out
@@ -158,7 +158,7 @@ def with_eac(
     pool = fit_log_pool(stacked, task.trusted_label)
     split = (np.arange(len(task.observed)) % (len(ipc) - 1)).astype(np.int8)
     split[sample.rows] = sample.split
-    voices = Voices(
+    ensemble = Ensemble(
         ipc=ipc[-1],
         pool=pool,
         split=split,
@@ -170,7 +170,7 @@ def with_eac(
     )
     pooled = _cross_fitted_pool(stacked, task.trusted_label, sample.inside)
     return Correction(
-        voices=voices,
+        ensemble=ensemble,
         held_out=pooled,
         transitions=transitions[:-1],
         table=_table({**held_out, "pool": pooled}, [*pool.weights, 1.0], task.trusted_label),
@@ -182,7 +182,7 @@ def _neighbours(
     targets: list[FloatArray],
     ipc_held_out: Array,
     task: PurifyTask,
-    config: DMLPConfig,
+    config: IPCEnsembleConfig,
     generator: np.random.Generator,
 ) -> tuple[FloatArray | None, Array]:
     """Votes [J, s, K] of the sampled rows, each without its own, and those of the trusted rows [m, K] out of fold.
@@ -205,8 +205,12 @@ def _neighbours(
     return vote.among_themselves() if most == size else vote(unit, own), held_out
 
 
-def _linear_voice(
-    sample: Sample, targets: list[FloatArray], task: PurifyTask, config: DMLPConfig, generator: np.random.Generator
+def _linear_member(
+    sample: Sample,
+    targets: list[FloatArray],
+    task: PurifyTask,
+    config: IPCEnsembleConfig,
+    generator: np.random.Generator,
 ) -> tuple[list[Head], Array]:
     """Heads, one a split, and their out-of-fold probabilities [m, K] of the trusted rows.
 
@@ -227,13 +231,13 @@ def _linear_voice(
     return heads, out_of_fold([*found, found[-1]], sample.inside)
 
 
-def _network_voice(
+def _network_member(
     sample: Sample,
     targets: list[FloatArray],
     ipc: list[IPCHead],
     task: PurifyTask,
     epochs: int,
-    config: DMLPConfig,
+    config: IPCEnsembleConfig,
     generator: np.random.Generator,
 ) -> tuple[list[Network], Array]:
     """Networks, one a split, and their out-of-fold probabilities [m, K] of the trusted rows.
@@ -241,7 +245,7 @@ def _network_voice(
     Network j is without split j of the noisy rows and without fold j of the trusted ones.
     """
     networks, found = [], []
-    with progress_bar(f"dmlp: EAC networks, {epochs} epochs", len(targets) - 1) as advance:
+    with progress_bar(f"ipc_ensemble: EAC networks, {epochs} epochs", len(targets) - 1) as advance:
         for number, target in enumerate(targets[:-1]):
             relevance = _relevance(ipc[number], sample)
             network = Network(relevance, config.eac_hidden, task.classes, int(generator.integers(2**31)))
@@ -258,14 +262,14 @@ def _network_voice(
 
 def _relevance(head: IPCHead, sample: Sample) -> Array:
     """[d] length of each feature's row of IPC's weights, on standardised features; mean square 1 where not zero."""
-    spread = np.divide(1.0, sample.scale, out=np.zeros_like(sample.scale), where=sample.scale > 0)
-    length = np.sqrt(np.square(head.weights * (head.scale * spread)[:, None]).sum(axis=1))
+    deviation = np.divide(1.0, sample.scale, out=np.zeros_like(sample.scale), where=sample.scale > 0)
+    length = np.sqrt(np.square(head.weights * (head.scale * deviation)[:, None]).sum(axis=1))
     return np.asarray(length / max(float(np.sqrt((length**2).sum() / max((length > 0).sum(), 1))), 1e-30))
 
 
-def _cross_fitted_pool(voices: Array, labels: IntArray, inside: list[Rows]) -> Array:
+def _cross_fitted_pool(members: Array, labels: IntArray, inside: list[Rows]) -> Array:
     """Out-of-fold probabilities of the pool [m, K]: its weights from the other folds, too."""
-    return out_of_fold([fit_log_pool(voices[:, rows], labels[rows])(voices) for rows in inside], inside)
+    return out_of_fold([fit_log_pool(members[:, rows], labels[rows])(members) for rows in inside], inside)
 
 
 def _identity(classes: int) -> LogPool:
@@ -275,7 +279,7 @@ def _identity(classes: int) -> LogPool:
 def _table(held_out: dict[str, Array], weights: list[float], labels: IntArray) -> list[dict[str, float | str]]:
     return [
         {
-            "voice": name,
+            "member": name,
             "weight": round(float(weight), 4),
             "held_out_loss": round(log_loss(found, labels), 5),
             "held_out_accuracy": round(float((found.argmax(axis=1) == labels).mean()), 5),
@@ -288,7 +292,7 @@ def eac_heads(
     features: FloatArray,
     targets: FloatArray,
     takes_part: FloatArray,
-    config: DMLPConfig,
+    config: IPCEnsembleConfig,
     generator: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Eq. 10 for several target sets at once: one stream of minibatches trains H independent linear heads.
@@ -306,7 +310,7 @@ def eac_heads(
     bias = torch.zeros(heads * classes, requires_grad=True)
     optimizer = torch.optim.Adam([weights, bias], lr=config.eac_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.eac_steps)
-    with progress_bar("dmlp: EAC", config.eac_steps) as advance:
+    with progress_bar("ipc_ensemble: EAC", config.eac_steps) as advance:
         for picked in _minibatches(rows, config.eac_batch, config.eac_steps, generator):
             logits = torch.addmm(bias, x[picked], weights).view(-1, heads, classes)
             loss = _eac_loss(logits, y[picked], part[picked], config)
@@ -331,7 +335,7 @@ def _minibatches(rows: int, batch: int, steps: int, generator: np.random.Generat
         yield order[start : start + batch]
 
 
-def _eac_loss(logits: Tensor, targets: Tensor, takes_part: Tensor, config: DMLPConfig) -> Tensor:
+def _eac_loss(logits: Tensor, targets: Tensor, takes_part: Tensor, config: IPCEnsembleConfig) -> Tensor:
     """Cross-entropy plus `eac_entropy` times the entropy of the predictions; a mean over rows, summed over heads."""
     logs = logits.log_softmax(dim=-1)
     loss = -(targets * logs).sum(dim=-1)

@@ -1,6 +1,6 @@
 """IPC, the intrinsic primary correction of DMLP, in closed form and cross-validated inside the trusted set.
 
-Tu et al., CVPR 2023, Eq. 6-9; the derivation is in `lnl_core.purify.dmlp`.
+Tu et al., CVPR 2023, Eq. 6-9; the derivation is in `lnl_core.purify.ipc_ensemble`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.sparse.linalg import eigsh
 from lnl_core.contracts import FloatArray, IntArray
 from lnl_core.progress import progress_bar
 from lnl_core.purify.ipc_eac.leverage import Leverage
-from lnl_core.purify.ipc_eac.settings import DMLPConfig
+from lnl_core.purify.ipc_eac.settings import IPCEnsembleConfig
 from lnl_core.purify.task import PurifyTask
 from lnl_core.statistics.folds import stratified_folds
 from lnl_core.statistics.moments import Moments, Transform
@@ -57,8 +57,8 @@ class IPCHead(Head):
 
     def on_standardised(self, shift: Array, scale: Array) -> IPCHead:
         """The same head for features given as (x - shift) * scale: (z / scale + shift - own shift) * own scale."""
-        spread = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)  # own scale is 0 there as well
-        return replace(self, shift=(self.shift - shift) / spread, scale=spread * self.scale)
+        deviation = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)  # own scale is 0 there as well
+        return replace(self, shift=(self.shift - shift) / deviation, scale=deviation * self.scale)
 
     def without_own_label(self, features: FloatArray, observed: IntArray, leverage: Array) -> Array:
         """[b, K] probabilities of noisy rows, each by the regression on all other rows.
@@ -102,9 +102,9 @@ class IPCPath:
         label_mean = moments.counts / moments.rows
         none = np.empty((0, len(shift)))
         path = cls(shift=shift, scale=scale, ridge=ridge, trusted=none, label_mean=label_mean, rows=moments.rows)
-        return path.judged_by(task.trusted)
+        return path.evaluated_on(task.trusted)
 
-    def judged_by(self, trusted: FloatArray) -> IPCPath:
+    def evaluated_on(self, trusted: FloatArray) -> IPCPath:
         """The same with other trusted rows [m, d]."""
         return replace(self, trusted=((trusted.astype(np.float64) - self.shift) * self.scale) @ self.ridge.basis)
 
@@ -219,7 +219,7 @@ def _largest_eigenvalue(symmetric: FloatArray) -> float:
     return float(eigsh(symmetric, k=1, tol=1e-3, v0=start, return_eigenvectors=False)[0])
 
 
-def searched(task: PurifyTask, config: DMLPConfig, generator: np.random.Generator) -> PurifyTask:
+def searched(task: PurifyTask, config: IPCEnsembleConfig, generator: np.random.Generator) -> PurifyTask:
     """The task with at most `search_rows` trusted rows, as many of each class as its share: a fold of them all."""
     parts = -(-len(task.trusted_label) // config.search_rows)
     if parts == 1:
@@ -234,7 +234,7 @@ def searched(task: PurifyTask, config: DMLPConfig, generator: np.random.Generato
     )
 
 
-def dealings_of(labels: IntArray, config: DMLPConfig, generator: np.random.Generator) -> list[Rows]:
+def fold_assignments(labels: IntArray, config: IPCEnsembleConfig, generator: np.random.Generator) -> list[Rows]:
     """Fold numbers [m], several times where the trusted rows are few: one dealing of 100 rows is mostly luck."""
     times = max(1, round(config.held_out_rows / len(labels)))
     folds = min(config.folds, len(labels))
@@ -262,7 +262,7 @@ class _GridPath:
 
 
 def search(
-    paths: Mapping[Transform, IPCPath], task: PurifyTask, config: DMLPConfig, dealings: list[Rows]
+    paths: Mapping[Transform, IPCPath], task: PurifyTask, config: IPCEnsembleConfig, assignments: list[Rows]
 ) -> tuple[list[Choice], tuple[Mapping[str, float], ...]]:
     """Cross-validate transform x ridge x steps; closed form, so a step of a grid point costs a few thin products.
 
@@ -274,13 +274,13 @@ def search(
         _GridPath(
             transform=transform,
             ridge=ridge,
-            held_out=cross_validate(path, ridge * path.rows, task, stops, dealings, config.squared_error),
+            held_out=cross_validate(path, ridge * path.rows, task, stops, assignments, config.squared_error),
         )
         for transform, path in paths.items()
         for ridge in config.ridge
     ]
     active = grid
-    with progress_bar("dmlp: cross-validation", len(stops)) as advance:
+    with progress_bar("ipc_ensemble: cross-validation", len(stops)) as advance:
         for stop in stops:
             for one in active:
                 one.choices.append(_choice(one.transform, one.ridge, stop, next(one.held_out), task.trusted_label))
@@ -297,7 +297,7 @@ def search(
 
 
 def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, labels: IntArray) -> Choice:
-    """Scores of one grid point from its out-of-fold probabilities [dealings, m, K]."""
+    """Scores of one grid point from its out-of-fold probabilities [assignments, m, K]."""
     return Choice(
         transform=transform,
         ridge=ridge,
@@ -308,14 +308,19 @@ def _choice(transform: Transform, ridge: float, steps: int, held_out: Array, lab
 
 
 def cross_validate(
-    path: IPCPath, penalty: float, task: PurifyTask, stops: tuple[int, ...], dealings: list[Rows], squared_error: float
+    path: IPCPath,
+    penalty: float,
+    task: PurifyTask,
+    stops: tuple[int, ...],
+    assignments: list[Rows],
+    squared_error: float,
 ) -> Iterator[Array]:
-    """Out-of-fold probabilities [dealings, m, K] at each stop."""
+    """Out-of-fold probabilities [assignments, m, K] at each stop."""
     scores, root, labels = path.scores(penalty), path.root(penalty), task.trusted_label
-    outside = [(turn, fold == number) for turn, fold in enumerate(dealings) for number in range(int(fold.max()) + 1)]
+    outside = [(turn, fold == number) for turn, fold in enumerate(assignments) for number in range(int(fold.max()) + 1)]
     run = IPCRun.of(scores, root, labels, [np.flatnonzero(~rows) for _, rows in outside])
     for _, moved in ipc_steps(scores, labels, run, stops, squared_error):
-        probabilities = np.empty((len(dealings), *scores.shape))
+        probabilities = np.empty((len(assignments), *scores.shape))
         for (turn, rows), link, one in zip(outside, run.links, moved, strict=True):
             probabilities[turn, rows] = link(one[rows])
         yield probabilities

@@ -51,5 +51,5 @@ class Leverage:
 
     def on_standardised(self, shift: Array, scale: Array) -> Leverage:
         """The same for features given as (x - shift) * scale."""
-        spread = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)
-        return Leverage(shift=(self.shift - shift) / spread, scale=spread * self.scale, root=self.root)
+        deviation = np.divide(1.0, scale, out=np.ones_like(scale), where=scale > 0)
+        return Leverage(shift=(self.shift - shift) / deviation, scale=deviation * self.scale, root=self.root)

@@ -1,7 +1,7 @@
 """The vote of a row's neighbours: a kernel smoother over soft labels by cosine similarity.
 
-p(y | x) ~ sum_j exp(cos(x, x_j) / tau) Q_j(y) over reference rows j other than x itself. A voice beside the linear
-ones, since it errs on other rows.
+p(y | x) ~ sum_j exp(cos(x, x_j) / tau) Q_j(y) over reference rows j other than x itself. An ensemble member beside the
+linear ones, since it errs on other rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NeighbourVote:
     def __call__(self, features: FloatArray, own: Rows | None = None) -> FloatArray:
         """[s, d] unit length -> [J, s, K]; `own` [s]: number of the reference row that is the row itself, or -1."""
         found = self._empty(len(features))
-        with progress_bar("dmlp: neighbours", len(features), "rows") as advance:
+        with progress_bar("ipc_ensemble: neighbours", len(features), "rows") as advance:
             for start in range(0, len(features), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 skip = None if own is None else own[part]
@@ -50,7 +50,7 @@ class NeighbourVote:
         total = np.zeros(self.labels.shape, dtype=np.float32)
         mass = np.zeros((rows, 1), dtype=np.float32)
         parts = [slice(start, min(start + _CHUNK, rows)) for start in range(0, rows, _CHUNK)]
-        with progress_bar("dmlp: neighbours", rows, "rows") as advance:
+        with progress_bar("ipc_ensemble: neighbours", rows, "rows") as advance:
             for number, one in enumerate(parts):
                 for other in parts[number:]:
                     similarity = self.reference[one] @ self.reference[other].T
@@ -87,15 +87,15 @@ def fit_votes(
     inside: list[Rows],
     beside: Array,
 ) -> tuple[NeighbourVote, Array]:
-    """Choose tau by the held-out log-loss of the vote pooled with the voice that it stands beside, and fit the links.
+    """Choose tau by the held-out log-loss of the vote pooled with the member beside it, and fit the links.
 
-    Alone, a vote is better over many neighbours; but then it says what a linear voice says already.
+    Alone, a vote is better over many neighbours; but then it says what a linear member says already.
 
     Args:
         reference: [R, d] unit length.  labels: [R, J, K]: set j was made from the trusted rows inside[j] alone; the
             last set from all of them.
         trusted: [m, d] unit length.
-        beside: out-of-fold probabilities [m, K] by the other voice.
+        beside: out-of-fold probabilities [m, K] by the other member.
     Returns:
         The vote, and its out-of-fold probabilities of the trusted rows [m, K].
     """

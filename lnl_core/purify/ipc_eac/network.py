@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from lnl_core.contracts import FloatArray
-from lnl_core.purify.ipc_eac.settings import DMLPConfig
+from lnl_core.purify.ipc_eac.settings import IPCEnsembleConfig
 from lnl_core.statistics.softmax_link import SoftmaxLink
 
 Array = npt.NDArray[np.float64]
 _LEARNING_RATE = 1e-3  # AdamW's default; cosine to zero
 _WEIGHT_DECAY = 0.01
 _DROPOUT = 0.5
-EPOCHS = (6, 15)  # a voice each: longer training says more where few labels are wrong, and learns noise where many are
+EPOCHS = (6, 15)  # a member each: longer training says more where few labels are wrong, and learns noise where many are
 _FEWEST_STEPS = 300  # where an epoch has few minibatches
 
 
@@ -61,7 +61,7 @@ class Network:
 
 
 def train_network(
-    network: Network, features: FloatArray, targets: FloatArray, rows: Tensor, epochs: int, config: DMLPConfig
+    network: Network, features: FloatArray, targets: FloatArray, rows: Tensor, epochs: int, config: IPCEnsembleConfig
 ) -> None:
     """Cross-entropy with soft `targets` [s, K] on some rows of `features` [s, d]; at most `eac_network_steps` steps."""
     batch = min(config.eac_batch, max(len(rows) // 20, 32), len(rows))

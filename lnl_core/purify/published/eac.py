@@ -9,7 +9,7 @@ import numpy as np
 from lnl_core.contracts import FloatArray
 from lnl_core.purify.published.ipc import EPSILON
 from lnl_core.purify.published.losses import Array, TargetLoss, class_softmax
-from lnl_core.purify.published.settings import PublishedSettings
+from lnl_core.purify.published.settings import DMLPConfig
 
 BETAS = (0.9, 0.999)  # Adam's own; none are published
 
@@ -41,7 +41,7 @@ class Classifier:
         features: FloatArray,
         labels: Array,
         loss: TargetLoss,
-        settings: PublishedSettings,
+        settings: DMLPConfig,
         epoch: int,
         generator: np.random.Generator,
     ) -> float:

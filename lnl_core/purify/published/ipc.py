@@ -17,7 +17,7 @@ from scipy.linalg.lapack import dpocon, spocon
 from lnl_core.config import ConfigError
 from lnl_core.contracts import FloatArray
 from lnl_core.purify.published.losses import Array, TargetLoss
-from lnl_core.purify.published.settings import PublishedSettings
+from lnl_core.purify.published.settings import DMLPConfig
 
 EPSILON = 1e-8  # Adam's, as in torch
 
@@ -46,7 +46,7 @@ class TrustedMap:
         return float(np.linalg.eigvals(product).real.max())
 
 
-def trusted_map(features: FloatArray, trusted: FloatArray, settings: PublishedSettings, number: int) -> TrustedMap:
+def trusted_map(features: FloatArray, trusted: FloatArray, settings: DMLPConfig, number: int) -> TrustedMap:
     """M of one minibatch: features [b, d], trusted features [m, d].
 
     Raises:
@@ -62,7 +62,7 @@ def trusted_map(features: FloatArray, trusted: FloatArray, settings: PublishedSe
     return TrustedMap(right=solved @ batch.T)
 
 
-def _solve(gram: Array, trusted: Array, settings: PublishedSettings, what: str) -> Array:
+def _solve(gram: Array, trusted: Array, settings: DMLPConfig, what: str) -> Array:
     """F_v A^-1 [m, d] by a Cholesky factor, whose reciprocal condition number tells whether A has an inverse."""
     size = float(np.abs(gram).sum(axis=0).max())
     try:
@@ -72,8 +72,8 @@ def _solve(gram: Array, trusted: Array, settings: PublishedSettings, what: str) 
         condition = 0.0
     if condition < 10 * np.finfo(gram.dtype).eps:
         raise ConfigError(
-            f"dmlp: F'F of {what} and {len(gram)} features has no inverse, and published.ridge = {settings.ridge:g} "
-            "adds too little (constant or repeated features, or fewer rows than features); set published.ridge, "
+            f"dmlp: F'F of {what} and {len(gram)} features has no inverse, and purify.dmlp.ridge = {settings.ridge:g} "
+            "adds too little (constant or repeated features, or fewer rows than features); set purify.dmlp.ridge, "
             "e.g. 1e-3, drop such features, or take mode fixed"
         )
     return np.asarray(cho_solve(factor, trusted.T).T, order="C")
@@ -83,7 +83,7 @@ def _solve(gram: Array, trusted: Array, settings: PublishedSettings, what: str) 
 class LabelSteps:
     """Moves the labels of one minibatch: Eq. 9 as printed, or Adam with its state."""
 
-    settings: PublishedSettings
+    settings: DMLPConfig
     rate: float
     first: Array | None = None
     second: Array | None = None
@@ -129,7 +129,7 @@ class Minibatch:
         return scores
 
 
-def step_size(settings: PublishedSettings, found: TrustedMap, loss: TargetLoss, trusted_rows: int) -> float:
+def step_size(settings: DMLPConfig, found: TrustedMap, loss: TargetLoss, trusted_rows: int) -> float:
     """eta_I: as set, else the inverse of a bound on the curvature of L_val by the labels of the batch."""
     if settings.label_lr is not None:
         return settings.label_lr

@@ -1,15 +1,15 @@
 """DMLP as published (Tu et al., CVPR 2023, Alg. 1): minibatch IPC, EAC beside it, and every T epochs their mixture.
 
-Mode `paper` runs the equations as printed, mode `reference` what the released code does; `PublishedSettings` has a
+Mode `paper` runs the equations as printed, mode `released` what the released code does; `DMLPConfig` has a
 field for each difference. Both give the numbers of the published procedure without its inverse per step, see
-`published_ipc`. They are here so that published results can be checked: with fewer trusted rows than features, no ridge
+`ipc.py`. They are here so that published results can be checked: with fewer trusted rows than features, no ridge
 term and no early stop, IPC fits the trusted rows exactly and moves the other labels at random.
 
 Views: a pipeline that encodes two augmentations of each image gives the second as `task.second_view`. IPC reads the
 first; EAC learns and predicts on the second, so that what Eq. 11 mixes into the labels comes from other features than
 those that moved them. Where there is none, or with `same_view`, both read the first.
 
-Departures: rows are dealt into equal minibatches of about `batch_rows`, for a short tail would have no inverse; in mode
+Departures: rows are put into equal minibatches of about `batch_rows`, for a short tail would have no inverse; in mode
 `paper` they are drawn once and visited in random order, not drawn anew in each step; the soft labels that leave here
 are projected onto the simplex, which keeps the largest one.
 
@@ -35,7 +35,7 @@ from lnl_core.progress import progress_bar
 from lnl_core.purify.published.eac import Classifier
 from lnl_core.purify.published.ipc import LabelSteps, Minibatch, TrustedMap, onto_simplex, step_size, trusted_map
 from lnl_core.purify.published.losses import Array, TargetLoss
-from lnl_core.purify.published.settings import PublishedMode, PublishedSettings
+from lnl_core.purify.published.settings import DMLPConfig
 from lnl_core.purify.task import FeatureRows, Purification, PurifyTask
 from lnl_core.statistics.moments import check_finite
 
@@ -46,7 +46,7 @@ Rows = npt.NDArray[np.intp]
 class PublishedRun:
     """The state of Alg. 1 after an epoch."""
 
-    settings: PublishedSettings
+    settings: DMLPConfig
     order: Rows  # [n] table row of each row in working order
     batches: list[Minibatch]
     classifier: Classifier | None
@@ -60,9 +60,7 @@ class PublishedRun:
         return found
 
 
-def published_dmlp(
-    task: PurifyTask, settings: PublishedSettings, mode: PublishedMode, generator: np.random.Generator
-) -> Purification:
+def published_dmlp(task: PurifyTask, settings: DMLPConfig, generator: np.random.Generator) -> Purification:
     """Purify by the published procedure.
 
     Raises:
@@ -72,22 +70,21 @@ def published_dmlp(
     for run in epochs(task, settings, generator):
         last = run
     labels = last.labels()
-    answer = onto_simplex(labels.T).T.astype(np.float32)
+    posterior = onto_simplex(labels.T).T.astype(np.float32)
     outside = (labels.min(axis=1) < -1e-6) | (np.abs(labels.sum(axis=1) - 1) > 1e-6)
     metrics = {
-        "mode": mode,
-        "published": settings.model_dump(mode="json"),
+        "mode": settings.mode,
         "trusted_rows": len(task.trusted_label),
         "minibatches": len(last.batches),
         "views": 1 if eac_view(task, settings)[0] is task.noisy else 2,
         "off_simplex_share": round(float(outside.mean()), 5),
-        "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
+        "noise_rate": round(float(1 - posterior[np.arange(len(posterior)), task.observed].mean()), 5),
         **{name: value for name, value in last.curve[-1].items() if name != "epoch"},
     }
-    return Purification(posterior=answer, metrics=metrics, curve=tuple(last.curve))
+    return Purification(posterior=posterior, metrics=metrics, curve=tuple(last.curve))
 
 
-def epochs(task: PurifyTask, settings: PublishedSettings, generator: np.random.Generator) -> Iterator[PublishedRun]:
+def epochs(task: PurifyTask, settings: DMLPConfig, generator: np.random.Generator) -> Iterator[PublishedRun]:
     """Alg. 1: yields the same object after each epoch, with its labels moved on."""
     features, trusted = eac_view(task, settings)
     order = _working_order(task.noisy.shape[0], settings, generator)
@@ -161,7 +158,7 @@ def _record(
 # --- losses and prior --------------------------------------------------------------------------------------------
 
 
-def ipc_loss(settings: PublishedSettings, prior: Array, trusted_rows: int) -> TargetLoss:
+def ipc_loss(settings: DMLPConfig, prior: Array, trusted_rows: int) -> TargetLoss:
     """L_val (Eq. 8) over `trusted_rows` rows."""
     return TargetLoss(
         prior=prior,
@@ -171,7 +168,7 @@ def ipc_loss(settings: PublishedSettings, prior: Array, trusted_rows: int) -> Ta
     )
 
 
-def classifier_loss(settings: PublishedSettings, prior: Array) -> TargetLoss:
+def classifier_loss(settings: DMLPConfig, prior: Array) -> TargetLoss:
     """L_c (Eq. 10)."""
     return TargetLoss(
         prior=prior,
@@ -204,7 +201,7 @@ class _Scratch:
         return np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", np.dtype(kind), shape)
 
 
-def eac_view(task: PurifyTask, settings: PublishedSettings) -> tuple[FeatureRows, FloatArray]:
+def eac_view(task: PurifyTask, settings: DMLPConfig) -> tuple[FeatureRows, FloatArray]:
     """What EAC reads: (features of the noisy rows, of the trusted rows).
 
     Raises:
@@ -223,7 +220,7 @@ def eac_view(task: PurifyTask, settings: PublishedSettings) -> tuple[FeatureRows
     return second, trusted
 
 
-def _working_order(rows: int, settings: PublishedSettings, generator: np.random.Generator) -> Rows:
+def _working_order(rows: int, settings: DMLPConfig, generator: np.random.Generator) -> Rows:
     return generator.permutation(rows) if settings.minibatches == "shuffled" else np.arange(rows)
 
 
@@ -242,7 +239,7 @@ def _minibatches(
     stored: FloatArray,
     order: Rows,
     task: PurifyTask,
-    settings: PublishedSettings,
+    settings: DMLPConfig,
     loss: TargetLoss,
     scratch: _Scratch,
 ) -> list[Minibatch]:

@@ -1,4 +1,4 @@
-"""Settings of DMLP as published: one field for each thing in which the paper and the released code differ."""
+"""Settings of `dmlp`: one field for each thing in which the paper and the released code differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from lnl_core.config import Settings
 
-PublishedMode = Literal["paper", "reference"]
+Mode = Literal["paper", "released"]
 
 MODES: Mapping[str, Mapping[str, Any]] = {
     "paper": {
@@ -26,7 +26,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
         "eac_entropy": 1.0,
         "eac_softmaxes": 1,
     },
-    "reference": {
+    "released": {
         "minibatches": "in_order",
         "optimizer": "adam",
         "label_lr": 0.01,
@@ -43,13 +43,15 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class PublishedSettings(Settings):
-    """DMLP by minibatches. Fields without a default follow the mode (`of`, `fill_from_mode`)."""
+class DMLPConfig(Settings):
+    """DMLP by minibatches. Fields without a default follow the mode."""
+
+    mode: Mode = "paper"  # as printed; or what the released code does, as far as we have read it
 
     # the loop (Alg. 1)
     epochs: int = Field(default=100, ge=1)  # released code
-    batch_rows: int = Field(default=7000, ge=1)  # released code; the rows are dealt into batches of about this size
-    minibatches: Literal["in_order", "shuffled"]  # shuffled: dealt at random once, visited in random order
+    batch_rows: int = Field(default=7000, ge=1)  # released code; the rows are put into batches of about this size
+    minibatches: Literal["in_order", "shuffled"]  # shuffled: assigned at random once, visited in random order
     prior: Literal["uniform", "trusted", "observed"] = "uniform"  # classes of the prior terms; published: balanced
     same_view: bool  # IPC and EAC read the same features, even where there is a second view
     keep_simplex: bool = False  # project the labels of a step onto the simplex; as published they leave it
@@ -81,7 +83,7 @@ class PublishedSettings(Settings):
     memory_mb: int = Field(default=2048, ge=0)  # what is larger (features, maps) lies in a scratch file
 
     @model_validator(mode="after")
-    def _fields_fit(self) -> PublishedSettings:
+    def _fields_fit(self) -> DMLPConfig:
         if self.optimizer == "adam" and self.label_lr is None:
             raise ValueError("optimizer 'adam' needs label_lr, e.g. 0.01")
         if self.swap_fires and not self.eac:
@@ -90,14 +92,14 @@ class PublishedSettings(Settings):
             raise ValueError("label_betas must lie in [0, 1)")
         return self
 
+    @model_validator(mode="before")
     @classmethod
-    def of(cls, mode: PublishedMode, **changes: Any) -> PublishedSettings:
+    def _fill_from_mode(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**MODES.get(str(values.get("mode", "paper")), {}), **values}
+
+    @classmethod
+    def of(cls, mode: Mode, **changes: Any) -> DMLPConfig:
         """The settings of a mode with some fields changed."""
-        return cls(**{**MODES[mode], **changes})
-
-
-def fill_from_mode(mode: object, published: Any) -> Any:
-    """What the user gave for `published`, with the rest from `mode` (`reference` where the mode is another)."""
-    if isinstance(published, PublishedSettings):
-        return published
-    return {**MODES.get(str(mode), MODES["reference"]), **(published or {})}
+        return cls.model_validate({"mode": mode, **changes})

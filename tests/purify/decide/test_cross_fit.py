@@ -8,7 +8,13 @@ import pytest
 from lnl_core.config import Settings
 from lnl_core.contracts import NO_LABEL
 from lnl_core.features.user_table import MappedRows
-from lnl_core.purify.decide.cross_fit import JoinedRows, cross_fit, draw_observed, implied_transition, trusted_answers
+from lnl_core.purify.decide.cross_fit import (
+    JoinedRows,
+    cross_fit,
+    draw_observed,
+    implied_transition,
+    trusted_predictions,
+)
 from lnl_core.purify.none import NoneConfig, none
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.statistics.transition import posterior
@@ -82,7 +88,7 @@ def test_the_only_trusted_row_of_a_class_is_never_moved() -> None:
     assert np.isfinite(answers[[0, 1, 3, 4]]).all()
     assert all(1 in shown.trusted_label for shown in recorder.tasks)
     found = Recorder()(task, Quiet(), np.random.default_rng(0))
-    judged = trusted_answers(recorder, Quiet(), task, found, np.random.default_rng(1), folds=3)
+    judged = trusted_predictions(recorder, Quiet(), task, found, np.random.default_rng(1), folds=3)
     assert judged is not None
     assert len(judged) == 4
 
@@ -118,7 +124,9 @@ def test_an_unknown_observed_label_becomes_drawn_evidence() -> None:
     noisy = np.full((30, 3), 1 / 3, dtype=np.float32)
     found = Purification(posterior=noisy, metrics={}, trusted_posterior=alone.copy())
     transition = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
-    judged = trusted_answers(Recorder(), Quiet(), task, found, np.random.default_rng(5), folds=3, transition=transition)
+    judged = trusted_predictions(
+        Recorder(), Quiet(), task, found, np.random.default_rng(5), folds=3, transition=transition
+    )
     assert judged is not None
     np.testing.assert_array_equal(judged.simulated, [False, False, True, True, False, True])
     np.testing.assert_array_equal(judged.posterior[~judged.simulated], alone[~judged.simulated])
@@ -132,7 +140,7 @@ def test_an_unknown_observed_label_becomes_drawn_evidence() -> None:
 def test_keeping_labels_is_judged_only_where_they_are_known(observed: list[int]) -> None:
     task = small_task([0, 1, 2], observed)
     found = none(task, NoneConfig(), np.random.default_rng(0))
-    judged = trusted_answers(none, NoneConfig(), task, found, np.random.default_rng(0), folds=3)
+    judged = trusted_predictions(none, NoneConfig(), task, found, np.random.default_rng(0), folds=3)
     if observed[0] == NO_LABEL:
         assert judged is None
     else:
@@ -143,4 +151,4 @@ def test_keeping_labels_is_judged_only_where_they_are_known(observed: list[int])
 def test_no_trusted_rows_no_answers() -> None:
     task = small_task([], [])
     found = Recorder()(task, Quiet(), np.random.default_rng(0))
-    assert trusted_answers(Recorder(), Quiet(), task, found, np.random.default_rng(0), folds=3) is None
+    assert trusted_predictions(Recorder(), Quiet(), task, found, np.random.default_rng(0), folds=3) is None

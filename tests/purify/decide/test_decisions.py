@@ -10,7 +10,8 @@ import pytest
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, Purified, string_ids, write_purified
-from lnl_core.purify.decide.cross_fit import TrustedAnswers
+from lnl_core.purify.decide.cross_fit import TrustedPredictions
+from lnl_core.files import file_md5
 from lnl_core.purify.decide.decisions import Past, UpdateSettings, decide, decided_before, previous_version
 from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.decide.routes import RouteSettings, rows_for_review
@@ -78,7 +79,7 @@ def held_routes(settings: RouteSettings, right: bool) -> list[str]:
     """Routes of four rows of observed label 0: kept against the mode, held as a change, changed by the mode, kept."""
     posterior = np.array([[0.4, 0.6], [0.65, 0.35], [0.4, 0.6], [0.9, 0.1]], dtype=np.float32)
     observed, label = np.zeros(4, dtype=np.int32), np.array([0, 1, 1, 0], dtype=np.int32)
-    answers = TrustedAnswers(
+    answers = TrustedPredictions(
         posterior=np.tile(np.array([[0.38, 0.62]], dtype=np.float32), (200, 1)),
         label=np.full(200, int(right), dtype=np.int32),
         observed=np.zeros(200, dtype=np.int32),

@@ -1,4 +1,4 @@
-"""EAC's voices together: what a linear head cannot say, networks and neighbours do, and the pool finds it out."""
+"""The members together: what a linear head cannot say, networks and neighbours do, and the pool finds it out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lnl_core.features.user_table import MappedRows
-from lnl_core.purify.dmlp import DMLPConfig, dmlp
+from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig, ipc_ensemble
 from lnl_core.purify.task import Purification, PurifyTask
 
 NETWORKS = ("EAC network, 6 epochs", "EAC network, 15 epochs")
@@ -38,20 +38,20 @@ def right(found: Purification, true: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("voices", "names", "least"),
+    ("members", "names", "least"),
     [
         ({"eac_hidden": 64}, NETWORKS, 0.87),
         ({"vote_work": 1e12}, ("neighbours",), 0.87),
         ({"eac_hidden": 64, "vote_work": 1e12}, (*NETWORKS, "neighbours"), 0.93),
     ],
 )
-def test_voices_say_what_a_line_cannot(voices: dict[str, float], names: tuple[str, ...], least: float) -> None:
+def test_members_say_what_a_line_cannot(members: dict[str, float], names: tuple[str, ...], least: float) -> None:
     task, true = crossed(1500, 0.2)
-    linear = dmlp(task, DMLPConfig(**QUICK), np.random.default_rng(0))
-    found = dmlp(task, DMLPConfig(**QUICK, **voices), np.random.default_rng(0))
+    linear = ipc_ensemble(task, IPCEnsembleConfig(**QUICK), np.random.default_rng(0))
+    found = ipc_ensemble(task, IPCEnsembleConfig(**QUICK, **members), np.random.default_rng(0))
     assert right(linear, true) < 0.83
     assert right(found, true) > least
-    table = {str(record["voice"]): float(record["weight"]) for record in found.metrics["voices"]}
+    table = {str(record["member"]): float(record["weight"]) for record in found.metrics["members"]}
     assert set(table) == {"IPC", "EAC", *names, "pool"}
     assert sum(table[name] for name in names) > table["IPC"] + table["EAC"]
     assert found.trusted_posterior is not None
@@ -59,16 +59,19 @@ def test_voices_say_what_a_line_cannot(voices: dict[str, float], names: tuple[st
     assert abs(held_out - right(found, true)) < 0.1  # 80 rows: three standard errors
 
 
-def test_rows_outside_the_sample_are_answered_by_the_voices_that_need_no_sample() -> None:
+def test_rows_outside_the_sample_are_predicted_by_the_members_that_need_no_sample() -> None:
     task, true = crossed(1500, 0.2)
-    config = DMLPConfig(**QUICK, eac_hidden=64, vote_work=1e12, eac_rows=1000)
-    found = dmlp(task, config, np.random.default_rng(0))
-    assert right(found, true) > right(dmlp(task, DMLPConfig(**QUICK), np.random.default_rng(0)), true) + 0.03
-    assert "neighbours" not in {record["voice"] for record in found.metrics["voices"]}
+    config = IPCEnsembleConfig(**QUICK, eac_hidden=64, vote_work=1e12, eac_rows=1000)
+    found = ipc_ensemble(task, config, np.random.default_rng(0))
+    assert (
+        right(found, true)
+        > right(ipc_ensemble(task, IPCEnsembleConfig(**QUICK), np.random.default_rng(0)), true) + 0.03
+    )
+    assert "neighbours" not in {record["member"] for record in found.metrics["members"]}
 
 
 def test_the_same_seed_gives_the_same_labels() -> None:
     task, _ = crossed(600, 0.3)
-    config = DMLPConfig(**QUICK, eac_hidden=16, vote_work=1e12)
-    one, other = (dmlp(task, config, np.random.default_rng(3)).posterior for _ in "ab")
+    config = IPCEnsembleConfig(**QUICK, eac_hidden=16, vote_work=1e12)
+    one, other = (ipc_ensemble(task, config, np.random.default_rng(3)).posterior for _ in "ab")
     assert np.array_equal(one, other)

@@ -15,7 +15,7 @@ from lnl_core.s3.paths import S3Path, is_s3, parse_s3
 
 
 @runtime_checkable
-class Shelf(Protocol):
+class VersionFiles(Protocol):
     """Names are relative and have one slash: `versions/000007.json`."""
 
     def put_new(self, name: str, data: bytes) -> bool:
@@ -31,7 +31,7 @@ class Shelf(Protocol):
         ...
 
 
-class FolderShelf:
+class FolderFiles:
     """A folder on a file system with hard links; it need not exist before the first file."""
 
     def __init__(self, folder: Path) -> None:
@@ -70,7 +70,7 @@ class FolderShelf:
         return sorted(f"{folder}/{path.name}" for path in found if not path.name.startswith("."))
 
 
-class S3Shelf:
+class S3Files:
     """A prefix on S3; the server must know conditional writes (docs/s3.md)."""
 
     def __init__(self, root: S3Path) -> None:
@@ -89,9 +89,9 @@ class S3Shelf:
         return sorted(f"{folder}/{found.path.name}" for found in list_objects(self.root / folder, recursive=False))
 
 
-def open_shelf(where: str) -> Shelf:
+def open_version_files(where: str) -> VersionFiles:
     """The shelf at a folder or at s3://bucket/prefix."""
-    return S3Shelf(parse_s3(where)) if is_s3(where) else FolderShelf(Path(where))
+    return S3Files(parse_s3(where)) if is_s3(where) else FolderFiles(Path(where))
 
 
 def _link(hidden: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a training method is told about the noise: an estimate, never the truth; and what it concludes from it.
+"""What training methods conclude from the noise estimate that they are given; the truth is never among it.
 
 Published settings are tables over true noise rates. Here each is a rule over the estimated share of wrong labels,
 which meets the published values at the published rates (inclusive symmetric noise: "50 %" of CIFAR-10 is 45 % wrong)
@@ -20,11 +20,10 @@ and has a value in between. A setting given by the user is never replaced.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
 import numpy as np
 import numpy.typing as npt
+
+from lnl_core.statistics.noise_estimate import NoiseEstimate
 
 Array = npt.NDArray[np.float64]
 FEW_CLASSES = ((0.315, 0.0), (0.765, 25.0), (1.0, 50.0))  # CIFAR-10: (wrong share up to which, lambda_u)
@@ -33,66 +32,7 @@ MANY = 50  # classes from which CIFAR-100's constants hold
 EXTREME = 0.765  # wrong share half-way between CIFAR-10's 80 % (72 % wrong) and 90 % (81 %)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoiseTold:
-    """The noise of the labels that are learned from."""
-
-    rate: float  # share of wrong labels
-    source: str  # trusted | purifier | neighbours | residual | set | assumed
-    prior: Array  # [K] share of each true class
-    transition: Array  # [K, K] T[true, label], rows sum to 1
-
-    @property
-    def classes(self) -> int:
-        return len(self.prior)
-
-    @property
-    def kind(self) -> Literal["symmetric", "asymmetric"]:
-        """Asymmetric where a class's wrong labels mostly go to one other class: on average more than half of them.
-
-        With fewer than four classes there is nothing to tell the two apart, and the noise counts as symmetric.
-        """
-        off = self.transition * (1 - np.eye(self.classes))
-        wrong = self.prior * off.sum(axis=1)
-        if self.classes < 4 or wrong.sum() <= 0:
-            return "symmetric"
-        commonest = float((self.prior * off.max(axis=1)).sum() / wrong.sum())
-        return "asymmetric" if commonest > max(0.5, 2 / (self.classes - 1)) else "symmetric"
-
-    def prior_of_balanced(self) -> Array:
-        """[K] the shares of the true classes among rows drawn so that each label is equally often: mean_j p(y | j)."""
-        joint = self.prior[:, None] * self.transition  # p(y, j)
-        share = joint.sum(axis=0)
-        seen = share > 0
-        return np.asarray((joint[:, seen] / share[seen]).mean(axis=1))
-
-    def as_metrics(self) -> dict[str, Any]:
-        """Plain JSON for metrics.json."""
-        return {
-            "rate": round(self.rate, 5),
-            "source": self.source,
-            "type": self.kind,
-            "prior": [round(float(share), 5) for share in self.prior],
-            "transition": [[round(float(share), 5) for share in row] for row in self.transition],
-        }
-
-
-def told_by_posterior(posterior: npt.NDArray[np.float32], label: npt.NDArray[np.integer], source: str) -> NoiseTold:
-    """From calibrated posteriors p(true class) [n, K] of rows with these labels [n].
-
-    rate = mean(1 - p[label]); prior = mean p; T[y, j] proportional to the sum of p[y] over the rows labelled j.
-    """
-    rows, classes = posterior.shape
-    joint = np.zeros((classes, classes))
-    np.add.at(joint.T, label, posterior)
-    mass = joint.sum(axis=1, keepdims=True)
-    transition = np.where(mass > 0, joint / np.where(mass > 0, mass, 1.0), np.eye(classes))
-    return NoiseTold(
-        rate=float(1 - np.trace(joint) / rows), source=source, prior=joint.sum(axis=1) / rows, transition=transition
-    )
-
-
-def lambda_u(noise: NoiseTold) -> float:
+def lambda_u(noise: NoiseEstimate) -> float:
     """Weight of DivideMix's unlabelled loss at the nearest noise share of its tables."""
     if noise.kind == "asymmetric" and noise.classes < MANY:
         return 0.0
@@ -100,27 +40,27 @@ def lambda_u(noise: NoiseTold) -> float:
     return next(value for bound, value in table if noise.rate <= bound)
 
 
-def p_threshold(noise: NoiseTold) -> float:
+def p_threshold(noise: NoiseEstimate) -> float:
     """Probability from which DivideMix takes a label for right."""
     return 0.6 if noise.rate > EXTREME else 0.5
 
 
-def loss_window(noise: NoiseTold) -> int:
+def loss_window(noise: NoiseEstimate) -> int:
     """Over how many epochs DivideMix averages a row's loss."""
     return 5 if noise.rate > EXTREME else 1
 
 
-def confidence_penalty(noise: NoiseTold) -> bool:
+def confidence_penalty(noise: NoiseEstimate) -> bool:
     """Whether the warm-up fights over-confidence."""
     return noise.kind == "asymmetric"
 
 
-def forget_rate(noise: NoiseTold) -> float:
+def forget_rate(noise: NoiseEstimate) -> float:
     """tau of Co-teaching and CDR; below 1, so that something is left to learn from."""
     return min(noise.rate, 0.95)
 
 
-def class_forget_rates(noise: NoiseTold, tau: float) -> Array:
+def class_forget_rates(noise: NoiseEstimate, tau: float) -> Array:
     """p(wrong label | observed class) [K], scaled so that the rows' mean is `tau`; below 1 like `forget_rate`.
 
     `tau` itself for a class that is never observed, and for all where the matrix has no noise.
@@ -135,23 +75,23 @@ def class_forget_rates(noise: NoiseTold, tau: float) -> Array:
     return rates.clip(0.0, 0.95)
 
 
-def clean_ratio(noise: NoiseTold) -> float:
+def clean_ratio(noise: NoiseEstimate) -> float:
     """rho of ProMix's class-wise selection: a little less than the share of right labels."""
     return min(max(0.9 * (1 - noise.rate), 0.1), 0.7)
 
 
-def elr_constants(noise: NoiseTold) -> tuple[float, float]:
+def elr_constants(noise: NoiseEstimate) -> tuple[float, float]:
     """(beta, lambda) of ELR+."""
     if noise.classes >= MANY:
         return 0.9, 7.0
     return (0.9, 1.0) if noise.kind == "asymmetric" else (0.7, 3.0)
 
 
-def elr_lambda_ramp(noise: NoiseTold) -> float:
+def elr_lambda_ramp(noise: NoiseEstimate) -> float:
     """Share of the training in which ELR+'s lambda rises: with many classes early predictions are still poor."""
     return 0.4 if noise.classes >= MANY else 0.0
 
 
-def relabel_threshold(noise: NoiseTold) -> float:
+def relabel_threshold(noise: NoiseEstimate) -> float:
     """theta_r of SSR+: lower where probability is shared among many classes, or between a class and its double."""
     return 0.9 if noise.kind == "symmetric" and noise.classes < MANY else 0.8

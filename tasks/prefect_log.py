@@ -20,7 +20,7 @@ PROGRESS_SECONDS = 3.0  # between two updates: each is a request and a write to 
 
 
 @contextlib.asynccontextmanager
-async def told_to_prefect(stage: str) -> AsyncIterator[Tell]:
+async def sent_to_prefect(stage: str) -> AsyncIterator[Tell]:
     """Yields what a stage is given to speak to; it may be called from any thread.
 
     The artifact `progress-STAGE` is updated in place, so a long stage leaves one row in Prefect's database.

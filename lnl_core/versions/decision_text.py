@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lnl_core.versions.gate import Comparison, Verdict
+from lnl_core.versions.gate import Comparison, GateDecision
 
 WORST = 5  # classes shown for each classifier besides those that lose
 SHOWN = 20  # names in a list
@@ -17,7 +17,7 @@ TITLES = {
 }
 
 
-def markdown(verdict: Verdict) -> str:
+def markdown(verdict: GateDecision) -> str:
     """Why a version was promoted or not: counts, intervals, the classes that lose."""
     title = TITLES[verdict.outcome].format(version=verdict.version, against=verdict.against)
     reason = _cell(verdict.reason)
@@ -34,7 +34,7 @@ def markdown(verdict: Verdict) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def record(verdict: Verdict) -> dict[str, Any]:
+def record(verdict: GateDecision) -> dict[str, Any]:
     """JSON for manifests and histories: everything but the classes in which nothing happened."""
     return {
         "outcome": verdict.outcome,
@@ -44,27 +44,27 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "against": verdict.against,
         "rows": verdict.rows,
         "comparisons": [_plain(one) for one in verdict.comparisons if one.group is None or one in _shown(verdict)],
-        "classes_not_judged": len(verdict.not_judged),
+        "classes_not_compared": len(verdict.not_compared),
         "notes": list(verdict.notes),
         "labels": dict(verdict.labels),
         "settings": verdict.settings.model_dump(mode="json"),
     }
 
 
-def _classes(verdict: Verdict) -> list[str]:
+def _classes(verdict: GateDecision) -> list[str]:
     losing = [one for one in verdict.comparisons if one.group is not None and one.loses]
     others = [one for one in _shown(verdict) if one.group is not None and not one.loses]
     blocks = [_table("Classes that lose", losing)] if losing else []
     blocks += [_table("Classes with the largest differences downward", others)] if others else []
-    if verdict.not_judged:
-        names = [f"{_cell(name)} ({rows})" for name, rows in list(verdict.not_judged.items())[:SHOWN]]
-        more = len(verdict.not_judged) - len(names)
+    if verdict.not_compared:
+        names = [f"{_cell(name)} ({rows})" for name, rows in list(verdict.not_compared.items())[:SHOWN]]
+        more = len(verdict.not_compared) - len(names)
         listed = ", ".join(names) + (f" and {more} more" if more else "")
         blocks.append(f"Not judged, with fewer than {verdict.settings.class_rows} held-out rows: {listed}.")
     return blocks
 
 
-def _shown(verdict: Verdict) -> list[Comparison]:
+def _shown(verdict: GateDecision) -> list[Comparison]:
     """The classes that lose, and for each classifier those that come nearest to it."""
     found = []
     for name in dict.fromkeys(one.classifier for one in verdict.comparisons):
