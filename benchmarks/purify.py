@@ -32,7 +32,7 @@ from lnl_core.features.user_table import MappedRows
 from lnl_core.noise import NOISE_TYPES
 from lnl_core.noise.source import NoiseSource
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.runtime import seed_for
 from lnl_core.statistics.linear_probe import fit_linear_probe

@@ -29,7 +29,7 @@ from cells import Cell, machine_line, peak_mib, read_results, run_cell, run_cell
 from lnl_core.contracts import string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 
 HERE = Path(__file__).parent

@@ -38,7 +38,7 @@ from lnl_core.layout import Layout
 from lnl_core.models.predictions import predict_probabilities
 from lnl_core.models.saved import load_classifier
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.runtime import Runtime, resolve
 from lnl_core.stages.chain import run_chain
 from lnl_core.stages.purify import purify_task

@@ -23,6 +23,7 @@ _ENSEMBLE = (
 )
 SETTINGS: Mapping[str, str] = {  # old setting -> new one
     **{f"purify.dmlp.{name}": f"purify.ipc_ensemble.{name}" for name in _ENSEMBLE},
+    **{f"purify.{name}.answer": f"purify.{name}.posterior" for name in ("emlc", "mlc", "mslc")},
     "purify.dmlp.published": "purify.dmlp",  # its fields stand in the section itself
 }
 VALUES: Mapping[tuple[str, str], str] = {  # (field, old value) -> what to write
@@ -32,6 +33,7 @@ VALUES: Mapping[tuple[str, str], str] = {  # (field, old value) -> what to write
 METRICS: Mapping[str, str] = {  # key in metrics.json
     "voices": "members",
     "voice": "member",
+    "answer": "posterior",
 }
 COLUMNS: Mapping[str, str] = {}  # of Parquet and CSV tables
 

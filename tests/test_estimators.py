@@ -23,7 +23,7 @@ from lnl_core.estimators.named import NamedEstimator, class_name, estimator_name
 from lnl_core.features.shards import ShardKey, write_shard
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 
 NAMES = PURIFIERS.names()

@@ -1,4 +1,4 @@
-"""What stage `prepare` does for a crawl between its image parts and its label table.
+"""Stage `prepare` for a crawl: its new shards are ingested, and the label table of all rows is made.
 
 The texts that crawlers wrote become class numbers and splits, and pictures that are nearly those of test rows are set
 aside. All of it is done anew for all rows each time, for the classes, the test set and the trusted set may have changed
@@ -12,6 +12,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,22 @@ from lnl_core.contracts import (
     QuarantineRow,
     string_ids,
 )
-from lnl_core.crawl.ingest import ROWS, IngestedShard
+from lnl_core.crawl.ingest import ROWS, IngestedShard, ingest
 from lnl_core.crawl.near_duplicates import NOT_NEAR, nearest
 from lnl_core.crawl.reader import CrawlReader
 from lnl_core.crawl.settings import NearDuplicates
 from lnl_core.images.phash import NO_PHASH
 from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers
 from lnl_core.labels.index import Index
-from lnl_core.labels.trusted_rows import TrustedSettings
+from lnl_core.labels.prepared import (
+    Prepared,
+    PrepareRules,
+    prepared_labels,
+    refuse_misread,
+    truth_of,
+    usable_rows,
+)
+from lnl_core.runtime import Runtime
 
 log = logging.getLogger("lnl")
 NO_DAMAGE = ("duplicate-image", "id-taken", "near-duplicate-of-test", "near-duplicate-of-held-out")
@@ -55,21 +64,51 @@ class Crawled:
     unknown_label: dict[str, str]  # id -> what is written there and is no class
 
 
-def refuse_draws(trusted: TrustedSettings, val_share: float) -> None:
+def prepare_crawl(
+    crawl: CrawlReader, rules: PrepareRules, work: Path, earlier: Sequence[tuple[Path, Path]], runtime: Runtime
+) -> Prepared:
+    """Bring `work/images` and `work/ingest` up to date with the listing, and make the tables.
+
+    Args:
+        earlier: folders (images, ingest) of runs from which shards may be taken; only the others are read.
+    Raises:
+        ConfigError: settings that draw rows, or a class without trusted row.
+        ContractError: a shard that has to be read is gone or has changed, or more broken rows than allowed.
+    """
+    _refuse_draws(rules)
+    ingested = ingest(crawl, work, earlier, rules.rows_per_shard)
+    found, ahead = _crawled(crawl, ingested), list[str]()
+    rows, missing = usable_rows(found.index, rules.trusted, ahead)
+    quarantined = [*found.index.quarantined, *_named_labels(missing, found)]
+    refuse_misread(_damaged(quarantined), len(rows.index) + len(quarantined), "crawl", rules)
+    labels = prepared_labels(rows, rules, runtime)
+    near = near_duplicates(labels, found.provenance, crawl.config.near_duplicates)
+    return Prepared(
+        labels=labels.take(np.flatnonzero(~near.aside)),
+        truth=truth_of(rows.index.take(~near.aside)),
+        quarantined=[*quarantined, *near.quarantined],
+        provenance=found.provenance,
+        flags=near.flags,
+        test_images_elsewhere=0,  # a crawl keeps the first of equal images
+        metrics=_metrics(ingested, near, listed=len(crawl.shards()), ahead=len(ahead)),
+    )
+
+
+def _refuse_draws(rules: PrepareRules) -> None:
     """Raise ConfigError for settings that draw rows: what they draw would change whenever the crawl grows."""
-    if trusted.source == "draw":
+    if rules.trusted.source == "draw":
         raise ConfigError(
             "prepare.trusted.source = 'draw': a crawl grows, and each draw would be another; name a file of ids and "
             "verified labels (source: file)"
         )
-    if val_share:
+    if rules.val_share:
         raise ConfigError(
-            f"prepare.val_share = {val_share}: a crawl grows, and each draw would be another; use "
+            f"prepare.val_share = {rules.val_share}: a crawl grows, and each draw would be another; use "
             "prepare.trusted.held_out_share or prepare.crawl.split_column"
         )
 
 
-def crawled(crawl: CrawlReader, ingested: Sequence[IngestedShard]) -> Crawled:
+def _crawled(crawl: CrawlReader, ingested: Sequence[IngestedShard]) -> Crawled:
     """The texts of all rows as class numbers and splits."""
     tables = [one.rows.append_column("shard", _repeated(one.shard.name, len(one.rows))) for one in ingested]
     empty = ROWS.empty_table().append_column("shard", pa.array([], pa.string()))
@@ -85,7 +124,7 @@ def crawled(crawl: CrawlReader, ingested: Sequence[IngestedShard]) -> Crawled:
         ids=ids,
         observed_label=np.maximum(observed, NO_LABEL).astype(np.int32),
         true_label=np.maximum(true, NO_LABEL).astype(np.int32),
-        verified=np.zeros(len(ids), dtype=bool),  # who is verified is said by the trusted file alone
+        verified=np.zeros(len(ids), dtype=bool),  # the trusted file alone names who is verified
         split=split,
         class_names=names,
         quarantined=(*(row for one in ingested for row in one.quarantined), *_without_split(ids, split, ~good)),
@@ -93,8 +132,8 @@ def crawled(crawl: CrawlReader, ingested: Sequence[IngestedShard]) -> Crawled:
     return Crawled(index=index.take(good), provenance=rows.select(PROVENANCE.names), unknown_label=texts)
 
 
-def named_labels(missing: Iterable[QuarantineRow], found: Crawled) -> list[QuarantineRow]:
-    """Rows without a label, told apart: those where nothing is written and those where it is no class."""
+def _named_labels(missing: Iterable[QuarantineRow], found: Crawled) -> list[QuarantineRow]:
+    """Rows without a label: those where nothing is written and those where it is no class."""
     names = ", ".join(found.index.class_names[:10]) + (", ..." if len(found.index.class_names) > 10 else "")
 
     def named(row: QuarantineRow) -> QuarantineRow:
@@ -141,7 +180,7 @@ def near_duplicates(labels: Labels, provenance: pa.Table, settings: NearDuplicat
     return Near(flags=search.flags(), aside=aside, quarantined=quarantined, other_label=int(differ.sum()))
 
 
-def crawl_metrics(ingested: Sequence[IngestedShard], near: Near, listed: int, ahead: int) -> dict[str, Any]:
+def _metrics(ingested: Sequence[IngestedShard], near: Near, listed: int, ahead: int) -> dict[str, Any]:
     """Counts for people; `new` are rows of shards that no earlier run had read."""
     if ahead:
         log.warning("prepare: %d trusted ids are not in the crawl (yet)", ahead)
@@ -167,7 +206,7 @@ def crawl_metrics(ingested: Sequence[IngestedShard], near: Near, listed: int, ah
     }
 
 
-def damaged(quarantined: Iterable[QuarantineRow]) -> list[QuarantineRow]:
+def _damaged(quarantined: Iterable[QuarantineRow]) -> list[QuarantineRow]:
     """Those that say something about the quality of the source; a crawl that is repeated daily has many others."""
     return [row for row in quarantined if row.reason not in NO_DAMAGE]
 
@@ -184,10 +223,10 @@ class _Search:
     def find(self, kind: str, queries: BoolArray, references: BoolArray) -> tuple[npt.NDArray[np.intp], Ids, IntArray]:
         """(rows of `queries` that are near one of `references`, ids of those, bits)."""
         has = self._hashes != NO_PHASH
-        asked, known = np.flatnonzero(queries & has), np.flatnonzero(references & has)
-        found, bits = nearest(self._hashes[asked], self._hashes[known], self._distance)
+        wanted, known = np.flatnonzero(queries & has), np.flatnonzero(references & has)
+        found, bits = nearest(self._hashes[wanted], self._hashes[known], self._distance)
         near = found != NOT_NEAR
-        rows, others, bits = asked[near], self._ids[known[found[near]]], bits[near]
+        rows, others, bits = wanted[near], self._ids[known[found[near]]], bits[near]
         columns = [self._ids[rows], _repeated(kind, len(rows)), others, bits]
         self._flags.append(pa.table(dict(zip(FLAGS.names, columns, strict=True)), schema=FLAGS))
         return rows, others, bits

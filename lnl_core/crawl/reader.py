@@ -23,8 +23,7 @@ from lnl_core.crawl.place import CrawlPlace
 from lnl_core.crawl.settings import CrawlSettings
 from lnl_core.images.image_files import read_image_files
 from lnl_core.labels.class_labels import label_text
-from lnl_core.labels.label_file import read_label_file, read_user_table
-from lnl_core.labels.trusted_rows import check_hash
+from lnl_core.labels.label_file import check_hash, read_label_file, read_user_table
 from lnl_core.s3 import ObjectChanged, Place, locate
 
 log = logging.getLogger("lnl")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
@@ -49,6 +49,7 @@ from lnl_core.s3 import locate, read_bytes
 BUILT_ON = ("prepare", "features", "purify")  # stages that take files from the version before
 
 
+@runtime_checkable
 class RunStages(Protocol):
     """Runs the stages in order up to `last` and returns the names of those that really ran."""
 

@@ -28,7 +28,8 @@ from lnl_core.estimators.labels import GivenLabels, classes_of
 from lnl_core.estimators.trusted import GivenTrusted, id_labels, trusted_of
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.decide.check import CheckedFeatures
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
+from lnl_core.purify.noise_metrics import noise_metrics
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.runtime import seed_for
 from lnl_core.statistics.linear_probe import LinearProbe, fit_linear_probe
@@ -91,7 +92,7 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             task = _task(source, rows, len(self.classes_))
             names = tuple(str(name) for name in self.classes_)
             purified, metrics = purify(method, config, task, source.ids[rows.noisy], names, self._seed())
-            self._keep(source.ids, rows, purified, metrics)
+            self._keep(source.ids, rows, purified, {**metrics, **noise_metrics(task, self._seed())})
             self._head = self._fit_head(source, rows, task)
         return self
 

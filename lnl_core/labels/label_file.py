@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, Ids, IntArray, string_ids
-from lnl_core.s3 import Place, open_place
+from lnl_core.files import file_sha256
+from lnl_core.s3 import Place, open_place, read_bytes
 
 
 def read_user_table(path: Place, only: tuple[str, ...] = ()) -> pa.Table:
@@ -62,8 +64,22 @@ def read_label_file(path: Place, id_column: str, label_column: str) -> tuple[Ids
         ContractError: the file cannot be parsed or lacks a column.
     """
     table = read_user_table(path, (id_column, label_column))
-    ids = column(table, id_column, path)
-    return string_ids([str(value) for value in ids]), column(table, label_column, path)
+    ids, labels = column(table, id_column, path), column(table, label_column, path)
+    return string_ids([str(value) for value in ids]), labels
+
+
+def check_hash(path: Place, wanted: str, setting: str) -> None:
+    """Raise ConfigError if the file has another sha256 than `setting` says; an empty hash is not checked."""
+    if not wanted:
+        return
+    if isinstance(path, Path) and not path.is_file():
+        raise ConfigError(f"{path}: no such file; {setting} is set for it")
+    found = file_sha256(path) if isinstance(path, Path) else hashlib.sha256(read_bytes(path)).hexdigest()
+    if found != wanted:
+        raise ConfigError(
+            f"{path}: its sha256 is {found}, {setting} says {wanted}; bring the right file, or set "
+            "the hash to that of the new one"
+        )
 
 
 def read_torch_labels(path: Path) -> dict[str, IntArray]:
@@ -95,9 +111,9 @@ def _array_globals() -> list[Any]:
 
 
 def _read_parquet(path: Place, only: tuple[str, ...]) -> pa.Table:
-    with open_place(path) as file:
-        there = pq.read_schema(file).names
-        return pq.read_table(file, columns=list(only) if only and set(only) <= set(there) else None)
+    with open_place(path) as file, pq.ParquetFile(file) as parquet:
+        has_all = set(only) <= set(parquet.schema_arrow.names)
+        return parquet.read(columns=list(only) if only and has_all else None)
 
 
 def _read_csv(path: Place) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,11 +16,10 @@ from pydantic import Field, model_validator
 
 from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import NO_LABEL, BoolArray, ContractError, Ids, IntArray, check_unique, positions
-from lnl_core.files import file_sha256
 from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers
 from lnl_core.labels.index import Index
-from lnl_core.labels.label_file import read_label_file
-from lnl_core.s3 import Place, locate, read_bytes
+from lnl_core.labels.label_file import check_hash, read_label_file
+from lnl_core.s3 import Place, locate
 
 log = logging.getLogger("lnl")
 FEW_HELD_OUT = 20  # rows a class; the promotion gate judges no class with fewer (`lnl_core/versions/gate.py`)
@@ -85,14 +83,13 @@ def labels_from_file(index: Index, settings: TrustedSettings, unknown: list[str]
     path = locate(settings.file)
     check_hash(path, settings.sha256, "prepare.trusted.sha256")
     ids, raw = read_label_file(path, settings.id_column, settings.label_column)
-    check_unique(ids, str(path))
     label = class_numbers(raw, index.class_names)
     _check_labels(label, raw, ids, index.class_names, f"{path}: %s: {settings.label_column}")
     usable = _usable(ids, index, path, unknown)
-    rows = positions(ids[usable], index.ids, "the dataset")
-    _check_train(ids[usable], index.split[rows], path)
+    _check_train(ids[usable], index, path)
+    check_unique(ids, str(path))
     result = np.full(len(index), NO_LABEL, dtype=np.int32)
-    result[rows] = label[usable]
+    result[positions(ids[usable], index.ids, "the dataset")] = label[usable]
     return result
 
 
@@ -159,20 +156,6 @@ def _warn_of_few(counts: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> 
         )
 
 
-def check_hash(path: Place, wanted: str, setting: str) -> None:
-    """Raise ConfigError if the file has another sha256 than `setting` says; an empty hash is not checked."""
-    if not wanted:
-        return
-    if isinstance(path, Path) and not path.is_file():
-        raise ConfigError(f"{path}: no such file; {setting} is set for it")
-    found = file_sha256(path) if isinstance(path, Path) else hashlib.sha256(read_bytes(path)).hexdigest()
-    if found != wanted:
-        raise ConfigError(
-            f"{path}: its sha256 is {found}, {setting} says {wanted}; bring the right file, or set "
-            "the hash to that of the new one"
-        )
-
-
 def _check_labels(label: IntArray, raw: list[object], ids: Ids, class_names: tuple[str, ...], where: str) -> None:
     bad = np.flatnonzero((label == UNKNOWN_LABEL) | (label == NO_LABEL))
     if len(bad):
@@ -200,13 +183,13 @@ def _usable(ids: Ids, index: Index, path: Place, ahead: list[str] | None) -> npt
     return known
 
 
-def _check_train(ids: Ids, split: Ids, path: Place) -> None:
-    other = np.flatnonzero(split != "train")
+def _check_train(ids: Ids, index: Index, path: Place) -> None:
+    other = np.flatnonzero((index.split != "train") & np.isin(index.ids.astype(str), ids.astype(str)))
     if len(other):
         row = int(other[0])
         raise ContractError(
-            f"{path}: id {ids[row]!r} is in the {split[row]} split, and trusted rows are train rows; drop it "
-            f"({len(other)} such rows)"
+            f"{path}: id {index.ids[row]!r} is in the {index.split[row]} split, and trusted rows are train rows; "
+            f"drop it ({len(other)} such rows)"
         )
 
 

@@ -1,6 +1,6 @@
-"""Try several purifiers, keep the one that is right most often on trusted rows it was not told about.
+"""Try several purifiers, keep the one that is right most often on trusted rows whose labels it has not seen.
 
-Every candidate purifies the noisy rows and answers the trusted rows out of fold (`decide/cross_fit.py`), weighted
+Every candidate purifies the noisy rows and predicts the trusted rows out of fold (`decide/cross_fit.py`), weighted
 to the class prior of the noisy rows. The choice:
 
     1. the share of right labels of each candidate, and the standard error of its paired difference to the highest
@@ -55,23 +55,23 @@ class AutoConfig(Settings):
             "ipc_ensemble": {"eac_hidden": 512, "vote_work": 3e12}
         }  # minutes instead of seconds, and more labels right
     )
-    cross_fits: int = Field(default=3, ge=2, le=20)  # further fits of a candidate without out-of-fold answers
+    cross_fits: int = Field(default=3, ge=2, le=20)  # further fits of a candidate without out-of-fold predictions
     pool: bool = True  # may the two best be averaged?
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A purifier's answers and what they cost."""
+    """A purifier's predictions and what they cost."""
 
     name: str
     found: Purification
-    held_out: FloatArray  # [m, K] NaN where there is no answer
+    held_out: FloatArray  # [m, K] NaN where there is no prediction
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A candidate on the judged trusted rows."""
+    """A candidate on the trusted rows that all candidates predict."""
 
     right: Array  # [s] 0 or 1
     loss: Array  # [s] nats
@@ -111,18 +111,18 @@ def auto(task: PurifyTask, config: AutoConfig, generator: np.random.Generator) -
     transition = _evidence(task, generator)
     observed = known_or_drawn(task, transition, generator)
     candidates, left_out = _run_all(task, settings, config, observed, transition, generator)
-    judged = np.asarray(np.isfinite(np.stack([each.held_out for each in candidates])).all(axis=(0, 2)))
-    if not judged.any():
+    compared = np.asarray(np.isfinite(np.stack([each.held_out for each in candidates])).all(axis=(0, 2)))
+    if not compared.any():
         raise ConfigError(
-            f"auto: no trusted row can be answered out of fold by all of {', '.join(settings)}; "
+            f"auto: no trusted row can be predicted out of fold by all of {', '.join(settings)}; "
             "add trusted rows, two of a class at least"
         )
-    weight = _weights(candidates, task.trusted_label, judged)
-    scores = {each.name: _score(each.held_out[judged], task.trusted_label[judged], weight) for each in candidates}
+    weight = _weights(candidates, task.trusted_label, compared)
+    scores = {each.name: _score(each.held_out[compared], task.trusted_label[compared], weight) for each in candidates}
     chosen = choose(scores)
-    pooled = _pool(candidates, scores, task.trusted_label, judged, weight) if config.pool else None
+    pooled = _pool(candidates, scores, task.trusted_label, compared, weight) if config.pool else None
     if pooled is not None:
-        scores[pooled.name] = _score(pooled.held_out[judged], task.trusted_label[judged], weight)
+        scores[pooled.name] = _score(pooled.held_out[compared], task.trusted_label[compared], weight)
         gap, error = scores[chosen].behind(scores[pooled.name])
         if gap > error * (1 + 1e-9):
             chosen = pooled.name
@@ -143,7 +143,7 @@ def auto(task: PurifyTask, config: AutoConfig, generator: np.random.Generator) -
         posterior=winner.found.posterior,
         metrics=metrics,
         curve=winner.found.curve,
-        trusted_posterior=_own_answers(winner, task),
+        trusted_posterior=_own_predictions(winner, task),
     )
 
 
@@ -170,8 +170,8 @@ def _settings(config: AutoConfig) -> dict[str, Settings]:
     Raises:
         ConfigError: an unknown name, `auto` itself, or options of what is no candidate.
     """
-    asked = config.options if "options" in config.model_fields_set else {}
-    spare = sorted(set(asked) - set(config.candidates))
+    given = config.options if "options" in config.model_fields_set else {}
+    spare = sorted(set(given) - set(config.candidates))
     if spare:
         raise ConfigError(
             f"auto.options.{spare[0]}: no candidate (candidates: {', '.join(config.candidates)}); drop it"
@@ -240,18 +240,18 @@ def _run_all(
 
 
 def _evidence_alone(held_out: FloatArray, task: PurifyTask, observed: IntArray) -> FloatArray:
-    """Rows that a method cannot answer without an observed label (`none`): what the drawn label alone says."""
+    """Rows that a method cannot predict without an observed label (`none`): what the drawn label alone says."""
     silent = ~np.isfinite(held_out).all(axis=1) & (task.trusted_observed == NO_LABEL)
-    told = np.eye(task.classes, dtype=np.float32)[observed[silent]]
-    answered = held_out.copy()
-    answered[silent] = told
-    return answered
+    drawn = np.eye(task.classes, dtype=np.float32)[observed[silent]]
+    filled = held_out.copy()
+    filled[silent] = drawn
+    return filled
 
 
-def _weights(candidates: list[Candidate], label: IntArray, judged: npt.NDArray[np.bool_]) -> Array:
+def _weights(candidates: list[Candidate], label: IntArray, compared: npt.NDArray[np.bool_]) -> Array:
     """[s] sum 1: the class prior is that of the candidate of lowest log-loss."""
-    best = min(candidates, key=lambda each: float(_losses(each.held_out[judged], label[judged]).mean()))
-    weight = prior_weights(label[judged], best.found.posterior.mean(axis=0, dtype=np.float64))
+    best = min(candidates, key=lambda each: float(_losses(each.held_out[compared], label[compared]).mean()))
+    weight = prior_weights(label[compared], best.found.posterior.mean(axis=0, dtype=np.float64))
     return np.asarray(weight / weight.sum())
 
 
@@ -268,16 +268,16 @@ def _pool(
     candidates: list[Candidate],
     scores: Mapping[str, Score],
     label: IntArray,
-    judged: npt.NDArray[np.bool_],
+    compared: npt.NDArray[np.bool_],
     weight: Array,
 ) -> Candidate | None:
-    """The geometric mean of the two candidates of lowest log-loss; the posterior only where it will be asked for."""
+    """The geometric mean of the two candidates of lowest log-loss; the posterior only where it will be needed."""
     if len(candidates) < 2:
         return None
     first, second = sorted(candidates, key=lambda each: scores[each.name].log_loss)[:2]
     held_out = geometric_mean(first.held_out, second.held_out)
     best = max(score.accuracy for score in scores.values())
-    if _score(held_out[judged], label[judged], weight).accuracy <= best:
+    if _score(held_out[compared], label[compared], weight).accuracy <= best:
         return None
     return Candidate(
         name=f"{POOL}{first.name} and {second.name}",
@@ -285,29 +285,29 @@ def _pool(
             posterior=geometric_mean(first.found.posterior, second.found.posterior),
             metrics=first.found.metrics,
             curve=first.found.curve,
-            trusted_posterior=_pooled_answers(first.found, second.found),
+            trusted_posterior=_pooled_predictions(first.found, second.found),
         ),
         held_out=held_out,
         seconds=first.seconds + second.seconds,
     )
 
 
-def _pooled_answers(first: Purification, second: Purification) -> FloatArray | None:
+def _pooled_predictions(first: Purification, second: Purification) -> FloatArray | None:
     if first.trusted_posterior is None or second.trusted_posterior is None:
         return None
     return geometric_mean(first.trusted_posterior, second.trusted_posterior)
 
 
-def _own_answers(winner: Candidate, task: PurifyTask) -> FloatArray:
+def _own_predictions(winner: Candidate, task: PurifyTask) -> FloatArray:
     """[m, K] as `Purification.trusted_posterior` wants it: no drawn label as evidence.
 
-    A method that was fitted again has seen the drawn label of a row of unknown observed label; that answer is NaN.
+    A method that was fitted again has seen the drawn label of a row of unknown observed label; that prediction is NaN.
     """
     if winner.found.trusted_posterior is not None:
         return winner.found.trusted_posterior
-    answers = winner.held_out.copy()
-    answers[task.trusted_observed == NO_LABEL] = np.nan
-    return answers
+    predicted = winner.held_out.copy()
+    predicted[task.trusted_observed == NO_LABEL] = np.nan
+    return predicted
 
 
 def _inherited(found: Purification) -> dict[str, Any]:

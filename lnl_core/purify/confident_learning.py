@@ -94,7 +94,7 @@ def confident_learning(
     observed = np.concatenate([task.observed, task.trusted_observed[known]])
     flagged, transition = flag(np.concatenate([noisy, trusted[known]]), observed, present, config.filter_by)
     rows = len(noisy)
-    answer = decided(noisy, transition, task.observed, flagged[:rows])
+    purified = decided(noisy, transition, task.observed, flagged[:rows])
     trusted[known] = decided(trusted[known], transition, task.trusted_observed[known], flagged[rows:])
     metrics = {
         "candidates": tried,
@@ -103,7 +103,7 @@ def confident_learning(
         "transition": [[round(float(value), 5) for value in row] for row in transition],
         "noise_rate": round(float(flagged[:rows].mean()), 5),
     }
-    return Purification(posterior=answer, metrics=metrics, trusted_posterior=trusted)
+    return Purification(posterior=purified, metrics=metrics, trusted_posterior=trusted)
 
 
 def flag(
@@ -133,11 +133,11 @@ def decided(
     probabilities: FloatArray, transition: Array, observed: IntArray, flagged: npt.NDArray[np.bool_]
 ) -> FloatArray:
     """The posterior [n, K] with the decision as its mode: the prediction where flagged, else the observed label."""
-    answer = posterior(probabilities, transition, observed)
-    rows, label = np.arange(len(answer)), np.where(flagged, probabilities.argmax(axis=1), observed)
-    mode = answer.argmax(axis=1)
-    answer[rows, mode], answer[rows, label] = answer[rows, label].copy(), answer[rows, mode].copy()
-    return answer
+    decided = posterior(probabilities, transition, observed)
+    rows, label = np.arange(len(decided)), np.where(flagged, probabilities.argmax(axis=1), observed)
+    mode = decided.argmax(axis=1)
+    decided[rows, mode], decided[rows, label] = decided[rows, label].copy(), decided[rows, mode].copy()
+    return decided
 
 
 def _stochastic(matrix: Array) -> Array:

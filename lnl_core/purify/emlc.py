@@ -16,13 +16,13 @@ Mode `fixed`, and where it departs from the paper:
     overconfident predictions then replace observed labels that were better;
   - the meta-gradient is taken without its factor eta_w: with eta_w = 0.02 it vanishes beside the supervised losses;
   - the gate learns from what the source said of the trusted rows, where known, rather than from artificial noise,
-    whose share of one half tells nothing of the noise at hand;
-  - folds: epoch and answer are chosen on trusted rows that were not learnt from (the paper validates on those it
+    whose share of one half shows nothing of the noise at hand;
+  - folds: epoch and posterior are chosen on trusted rows that were not learnt from (the paper validates on those it
     learns from), and no row is corrected by networks that learned its observed label;
-  - the answer is the better of the teacher's q and the student's p(y | x) T[y, observed], both calibrated, the latter's
-    two factors weighed on held-out trusted rows (`statistics/evidence`).
+  - the posterior is the better of the teacher's q and the student's p(y | x) T[y, observed], both calibrated, the
+    latter's two factors weighed on held-out trusted rows (`statistics/evidence`).
 
-Memory: as `meta_features` says.
+Memory: as `meta/features.py` says.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PUBLISHED: dict[str, Any] = {
     "undo_lr": False,
     "reads_student": False,
     "folds": 0,
-    "answer": "teacher",
+    "posterior": "teacher",
     "corruption": "random",
     "gate_supervision": True,
     "jvp_joined": "matched",
@@ -72,7 +72,7 @@ MODES: dict[str, dict[str, Any]] = {
         "undo_lr": True,
         "reads_student": True,
         "folds": 4,
-        "answer": "best",
+        "posterior": "best",
         "corruption": "observed",
         "gate_supervision": True,
         "jvp_joined": "matched",
@@ -107,7 +107,7 @@ class EMLCConfig(Settings):
     undo_lr: bool  # L_META's gradient without its factor eta_w
     reads_student: bool  # the teacher reads what its student predicts
     folds: int = Field(ge=0, le=20)  # 0: nothing is held out
-    answer: Literal["best", "student", "teacher"]  # what becomes the purified label
+    posterior: Literal["best", "student", "teacher"]  # what becomes the purified label
     corruption: Literal["random", "adversarial", "observed"]  # wrong labels that the gate learns from
     gate_supervision: bool  # L_BCE; off in the released code's CIFAR runs
     jvp_joined: Literal["matched", "reversed"]  # k > 1: the released code joins the products in reverse
@@ -179,7 +179,7 @@ def feature_settings(config: EMLCConfig) -> FeatureSettings:
         min_steps=config.min_steps,
         sample_rows=config.sample_rows,
         folds=config.folds,
-        answer=config.answer,
+        posterior=config.posterior,
         trusted_in_noisy=config.trusted_in_noisy,
     )
 

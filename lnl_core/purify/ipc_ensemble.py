@@ -137,7 +137,7 @@ def _predict_part(ensemble: Ensemble, part: _PartOfRows) -> FloatArray:
 def _evidence(held_out: FloatArray, transitions: Array, fold: Rows, task: PurifyTask) -> tuple[Evidence, FloatArray]:
     """What the observed label counts, and the trusted rows' predicted [m, K] by all else than their own fold.
 
-    A row whose observed label is unknown is answered by p(y | x) alone.
+    A row whose observed label is unknown is predicted by p(y | x) alone.
 
     Args:
         held_out: p(y | x) [m, K] out of fold.  transitions: [F, K, K], each without the trusted rows of a fold.

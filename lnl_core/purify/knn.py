@@ -102,15 +102,15 @@ def knn(task: PurifyTask, config: KNNConfig, generator: np.random.Generator) -> 
     transition = vote_transition(probabilities, task.observed, config.smoothing)
     known = task.trusted_observed != NO_LABEL
     trusted[known] = posterior(trusted[known], transition, task.trusted_observed[known])
-    answer = posterior(probabilities, transition, task.observed)
+    purified = posterior(probabilities, transition, task.observed)
     metrics = {
         "candidates": [{"k": each, "log_likelihood_of_observed": round(found, 5)} for each, found in tried.items()],
         "chosen": {"k": k},
         "reference_rows": len(references.rows),
         "transition": [[round(float(value), 5) for value in row] for row in transition],
-        "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
+        "noise_rate": round(float(1 - purified[np.arange(len(purified)), task.observed].mean()), 5),
     }
-    return Purification(posterior=answer, metrics=metrics, trusted_posterior=trusted)
+    return Purification(posterior=purified, metrics=metrics, trusted_posterior=trusted)
 
 
 def votes(opinion: FloatArray, nearest: Rows) -> FloatArray:

@@ -8,7 +8,7 @@ network reads the student's own representation and the observed label, and write
 It learns from the student's loss on trusted rows alone, one step ahead, by finite differences.
 
 Departures: on cached features, so h is the features or the student's hidden layer; one look-ahead step; the student's
-optimiser, the folds and the choice of the answer are those of EMLC here, its epochs are more.
+optimiser, the folds and the choice of the posterior are those of EMLC here, its epochs are more.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class LabelCorrectionNetwork(nn.Module):
 
     def soft_label(self, batch: NoisyBatch, student: nn.Module) -> Float[Tensor, "batch classes"]:
         """q of a noisy batch."""
-        return self.answer(batch.inputs, batch.observed, student)
+        return self.predict(batch.inputs, batch.observed, student)
 
     def supervised_loss(self, trusted: TrustedBatch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:  # noqa: ARG002
         """None: MLC's correction network has the meta loss alone."""
         return {}
 
-    def answer(
+    def predict(
         self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module
     ) -> Float[Tensor, "batch classes"]:
         """q of any rows; the student's representation is taken as it is."""

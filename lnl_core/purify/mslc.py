@@ -10,7 +10,7 @@ p_now under p_before. They learn from the student's loss on trusted rows, one st
 
 Departures: on cached features; the student's step is the look-ahead step itself, so a new corrector takes effect from
 the next batch on (the paper looks ahead first and then steps again); p_before is a moving average over the visits of a
-row; a row outside training has no past, so p_before = p_now there. Optimiser, folds and answer as in EMLC here.
+row; a row outside training has no past, so p_before = p_now there. Optimiser, folds and posterior as in EMLC here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SoftLabelCorrector(nn.Module):
         """None: the corrector has the meta loss alone."""
         return {}
 
-    def answer(
+    def predict(
         self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module
     ) -> Float[Tensor, "batch classes"]:
         """y* of any rows, without a past."""

@@ -16,7 +16,7 @@ class NoneConfig(Settings):
 
 @PURIFIERS.register("none", config=NoneConfig, summary="keep the observed labels (needs no trusted rows)")
 def none(task: PurifyTask, config: NoneConfig, generator: np.random.Generator) -> Purification:  # noqa: ARG001
-    """One-hot observed labels as posterior; a trusted row of unknown observed label cannot be judged (NaN)."""
+    """One-hot observed labels as posterior; a trusted row of unknown observed label has no prediction (NaN)."""
     onehot = np.eye(task.classes, dtype=np.float32)
     known = (task.trusted_observed != NO_LABEL)[:, None]
     trusted = np.where(known, onehot[task.trusted_observed], np.float32(np.nan))

@@ -90,7 +90,7 @@ class PurifyTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Purification:
-    """A purifier's answer for the noisy rows."""
+    """What a purifier gives for the noisy rows."""
 
     posterior: FloatArray  # [n, K] p(true label | features, observed label); rows sum to 1
     metrics: Mapping[str, Any]  # numbers and small tables for metrics.json

@@ -112,10 +112,10 @@ def trusted_only(task: PurifyTask, config: TrustedOnlyConfig, generator: np.rand
         "trusted_rows": len(label),
         "held_out_accuracy": round(float((held_out.argmax(axis=1) == label).mean()), 5),
     }
-    return _answer(probabilities, held_out, task, config, metrics)
+    return _purification(probabilities, held_out, task, config, metrics)
 
 
-def _answer(
+def _purification(
     probabilities: FloatArray, held_out: Array, task: PurifyTask, config: TrustedOnlyConfig, metrics: dict[str, object]
 ) -> Purification:
     trusted = held_out.astype(np.float32)
@@ -125,9 +125,9 @@ def _answer(
     transition = estimate_transition(probabilities, task.observed, anchor_label=nobody, anchor_observed=nobody)
     known = task.trusted_observed != NO_LABEL
     trusted[known] = posterior(trusted[known], transition, task.trusted_observed[known])
-    answer = posterior(probabilities, transition, task.observed)
+    purified = posterior(probabilities, transition, task.observed)
     metrics["transition"] = [[round(float(value), 5) for value in row] for row in transition]
-    return Purification(posterior=answer, metrics=metrics, trusted_posterior=trusted)
+    return Purification(posterior=purified, metrics=metrics, trusted_posterior=trusted)
 
 
 def _held_out(scores: Array, label: IntArray, generator: np.random.Generator) -> Array:

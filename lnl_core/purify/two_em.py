@@ -50,7 +50,7 @@ from lnl_core.contracts import NO_LABEL, FloatArray
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import Purification, PurifyTask
-from lnl_core.purify.two_em_cycles import CrossFit, Evidence, Fit, Found, answers, cross_fit, fit_scores, run_cycles
+from lnl_core.purify.two_em_cycles import CrossFit, Evidence, Fit, Found, cross_fit, fit_scores, posteriors, run_cycles
 from lnl_core.purify.two_em_heads import softmax_heads
 
 log = logging.getLogger("lnl")
@@ -100,10 +100,10 @@ def two_em(task: PurifyTask, config: TwoEMConfig, generator: np.random.Generator
     found = run_cycles(regression, rows.evidence, mode=config.mode, cycles=config.cycles, scaled=rows.scaled)
     heads = _heads(regression, found, rows, config, generator)
     chosen = _mixed(found, heads, rows, config)
-    answer = _predict(task, rows, regression, found, heads, chosen, config.mode)
+    posterior = _predict(task, rows, regression, found, heads, chosen, config.mode)
     return Purification(
-        posterior=answer,
-        metrics=_metrics(regression, chosen, answer, rows, task),
+        posterior=posterior,
+        metrics=_metrics(regression, chosen, posterior, rows, task),
         curve=found.curve,
         trusted_posterior=chosen.fit.trusted,
     )
@@ -206,7 +206,7 @@ def _log_f(fit: Fit, scores: npt.NDArray[np.floating]) -> Array:
     return np.asarray(np.log(np.maximum(f if f.ndim == 2 else f.mean(axis=1), 1e-12)))
 
 
-# --- answers -----------------------------------------------------------------------------------------------------
+# --- posterior ---------------------------------------------------------------------------------------------------
 
 
 def _predict(
@@ -220,8 +220,8 @@ def _predict(
 ) -> FloatArray:
     """The posterior [n, K]: sampled rows as they were predicted without their own label, all others streamed."""
     fit, sampled = chosen.fit, rows.sampled
-    answer = np.empty((len(task.observed), task.classes), dtype=np.float32)
-    answer[sampled] = answers(fit.scores[: len(sampled)], task.observed[sampled], fit.link, fit.mixture, mode)
+    posterior = np.empty((len(task.observed), task.classes), dtype=np.float32)
+    posterior[sampled] = posteriors(fit.scores[: len(sampled)], task.observed[sampled], fit.link, fit.mixture, mode)
     rest = np.ones(len(task.observed), dtype=bool)
     rest[sampled] = False
     if rest.any():
@@ -235,11 +235,13 @@ def _predict(
             if heads is not None and chosen.share:
                 scores = scores + chosen.share * _log_f(heads.fit, heads.scores(rotated))
             here = block.start + new
-            answer[here] = answers(scores, task.observed[here], fit.link, fit.mixture, mode)
-    return answer
+            posterior[here] = posteriors(scores, task.observed[here], fit.link, fit.mixture, mode)
+    return posterior
 
 
-def _metrics(regression: CrossFit, chosen: _Mixed, answer: FloatArray, rows: _Rows, task: PurifyTask) -> dict[str, Any]:
+def _metrics(
+    regression: CrossFit, chosen: _Mixed, posterior: FloatArray, rows: _Rows, task: PurifyTask
+) -> dict[str, Any]:
     transition = chosen.fit.link.transition
     metrics: dict[str, Any] = {
         "chosen": {**regression.chosen, "noise": chosen.fit.structure, "softmax_share": chosen.share},
@@ -247,8 +249,8 @@ def _metrics(regression: CrossFit, chosen: _Mixed, answer: FloatArray, rows: _Ro
         "sampled_rows": len(rows.sampled),
         "trusted_rows": len(task.trusted_label),
         "transition": [[round(float(value), 5) for value in row] for row in transition],
-        "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
-        **_collapse(transition, answer, task),
+        "noise_rate": round(float(1 - posterior[np.arange(len(posterior)), task.observed].mean()), 5),
+        **_collapse(transition, posterior, task),
     }
     if chosen.fit.trusted is not None:
         right = chosen.fit.trusted.argmax(axis=1) == task.trusted_label
@@ -257,18 +259,18 @@ def _metrics(regression: CrossFit, chosen: _Mixed, answer: FloatArray, rows: _Ro
     return metrics
 
 
-def _collapse(transition: Array, answer: FloatArray, task: PurifyTask) -> dict[str, list[int]]:
+def _collapse(transition: Array, posterior: FloatArray, task: PurifyTask) -> dict[str, list[int]]:
     """Classes that EM may have lost: no row has them as purified label though some had observed it, or their
     commonest observed label is another one's."""
     seen = np.bincount(task.observed, minlength=task.classes) > 0
-    kept = np.bincount(answer.argmax(axis=1), minlength=task.classes) > 0
+    kept = np.bincount(posterior.argmax(axis=1), minlength=task.classes) > 0
     empty = np.flatnonzero(seen & ~kept)
     swapped = np.flatnonzero(seen & (transition.argmax(axis=1) != np.arange(task.classes)))
     if len(empty):
         log.warning("two_em: no row is left in class %s; look at these classes by hand", ", ".join(map(str, empty)))
     if len(swapped):
         log.warning(
-            "two_em: the commonest observed label of class %s is another class; without trusted rows nothing tells "
+            "two_em: the commonest observed label of class %s is another class; without trusted rows nothing shows "
             "such a class from a swapped one",
             ", ".join(map(str, swapped)),
         )

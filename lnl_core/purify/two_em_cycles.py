@@ -1,6 +1,6 @@
 """The cycles of `two_em`: regression onto the targets, scale and T from the labels of held-out rows, new targets.
 
-The rows are dealt into splits. Run s learns from the rows outside split s, noisy and trusted alike, and predicts those
+The rows are assigned to splits. Run s learns from the rows outside split s, noisy and trusted alike, and predicts those
 inside, so that no label has a part in its own row's prediction however many cycles there are. Leaving out the row
 alone would not do: its label comes back through its neighbours' targets, one cycle later. At 90 % noise T then said
 that there is none. All runs share the features and their Gram matrix, so a cycle costs two thin products.
@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.intp]
 Mode = Literal["fixed", "paper"]
 LARGEST_LEVERAGE = 0.99  # a row alone in its direction of the features: its own label stays out, its score stays finite
 PATIENCE = 2  # cycles without a better one before the last
-JUDGES = 10  # trusted rows a class, in the mean, below which they are too few to compare fits by
+COMPARED_BY = 10  # trusted rows a class, in the mean, below which they are too few to compare fits by
 _CHUNK = 8192  # rows held in float64 at a time
 
 
@@ -178,7 +178,7 @@ def cross_fit(
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Calibrated f, T and the answers of one set of held-out scores."""
+    """Calibrated f, T and the posteriors of one set of held-out scores."""
 
     scores: FloatArray  # [N, K]
     link: NoisyLink  # by all rows
@@ -193,7 +193,7 @@ class Fit:
     @property
     def loss(self) -> float:
         """What fits are compared by: held-out verified labels where there are enough, else observed ones."""
-        if self.trusted is None or self.trusted_loss is None or len(self.trusted) < JUDGES * self.scores.shape[1]:
+        if self.trusted is None or self.trusted_loss is None or len(self.trusted) < COMPARED_BY * self.scores.shape[1]:
             return -self.log_likelihood
         return self.trusted_loss
 
@@ -226,7 +226,7 @@ def fit_scores(scores: FloatArray, evidence: Evidence, mode: Mode, scaled: Rows,
         trusted = np.empty((len(rows), evidence.classes), dtype=np.float32)
         for split, fold in enumerate(folds):
             here = np.flatnonzero(evidence.split[rows] == split)
-            trusted[here] = answers(scores[rows[here]], evidence.observed[rows[here]], fold, mixture, mode)
+            trusted[here] = posteriors(scores[rows[here]], evidence.observed[rows[here]], fold, mixture, mode)
         right = trusted[np.arange(len(rows)), evidence.verified[rows]]
         loss = float(-np.log(np.maximum(right, 1e-9)).mean())
     return Fit(
@@ -287,7 +287,7 @@ def _mixture(f: FloatArray, evidence: Evidence, transition: Array, steps: int = 
     return gamma, corruption
 
 
-def answers(
+def posteriors(
     scores: npt.NDArray[np.floating], observed: IntArray, link: NoisyLink, mixture: tuple[float, Array], mode: Mode
 ) -> FloatArray:
     """The E-step: p(true | x, observed) [n, K] from scores [n, K]; f(x) itself where no label was observed."""
@@ -351,5 +351,5 @@ def e_step(scores: FloatArray, fit: Fit, evidence: Evidence, mode: Mode) -> Floa
     """Targets q [N, S, K] of all runs from their scores [N, S, K]: run s by a link that saw no verified label of s."""
     targets = np.empty_like(scores)
     for run, link in enumerate(fit.folds):
-        targets[:, run] = answers(scores[:, run], evidence.observed, link, fit.mixture, mode)
+        targets[:, run] = posteriors(scores[:, run], evidence.observed, link, fit.mixture, mode)
     return evidence.pinned(targets)

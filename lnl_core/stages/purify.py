@@ -23,9 +23,10 @@ from lnl_core.execution.shards import execution
 from lnl_core.features.cache import FeatureCache
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.decide.churn import Origin, churn
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.decide.decisions import Past, UpdateSettings, decided_before, previous_version
-from lnl_core.purify.decide.purified import purify
 from lnl_core.purify.decide.routes import RouteSettings
+from lnl_core.purify.noise_metrics import noise_metrics
 from lnl_core.purify.task import FeatureRows, PurifyTask
 from lnl_core.stages.purify_images import task_images
 from lnl_core.stages.purify_sums import LabelledRows, NoisyRowSums
@@ -85,7 +86,8 @@ def run(settings: PurifySettings, context: StageContext) -> Metrics:
     write_purified(paths.purified, purified)
     sums.write(paths.kept_sums)
     changes = _churn(purified, before, past, labels, context)
-    return {**metrics, "sums": {"parts": sums.parts, "parts_kept": sums.parts_kept}, **changes}
+    noise = noise_metrics(task, context.runtime.seed)
+    return {**metrics, **noise, "sums": {"parts": sums.parts, "parts_kept": sums.parts_kept}, **changes}
 
 
 def _past(before: Purified | None, noisy: Labels, settings: UpdateSettings) -> Past | None:

@@ -30,8 +30,9 @@ from lnl_core.contracts import (
 from lnl_core.features.user_table import UserFeatures, read_user_features
 from lnl_core.labels.class_labels import UNKNOWN_LABEL, class_numbers, names_from
 from lnl_core.labels.label_file import read_label_file
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.decide.routes import RouteSettings
+from lnl_core.purify.noise_metrics import noise_metrics
 from lnl_core.s3 import Place, files_in, open_place
 from lnl_core.stages.purify import purify_task
 
@@ -80,6 +81,7 @@ def purify_files(
         noisy, held = table.take(table.where(trusted=False)), table.take(table.where(trusted=True))
         task = purify_task(found.select(noisy.ids, str(features)), noisy, found.tensor(held.ids, str(features)), held)
         purified, metrics = purify(method, config, task, noisy.ids, table.class_names, seed, routes=routes)
+        metrics |= noise_metrics(task, seed)
     write_purified(out, purified)
     wanted = set(table.ids) | skipped
     quarantined = [row for row in found.quarantined if row.id in wanted]

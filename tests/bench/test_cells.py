@@ -37,7 +37,7 @@ def scores(out: Path) -> dict[str, Any]:
 def test_a_grid_is_run_once_and_shares_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(cells_module, "run_chain", lambda *args, **more: ran.append(run_chain(*args, **more)))
-    cells = grid(noises=("sym20", "sym50"), methods=("cross_entropy", "dmlp_naive"))
+    cells = grid(noises=("sym20", "sym50"), methods=("cross_entropy", "cross_entropy+purified"))
     assert [cell_state(cell, tmp_path) for cell in cells] == ["open"] * 4
     assert run_cells(cells, tmp_path) == 0
     assert ran == [

@@ -16,7 +16,7 @@ from lnl_core.contracts import NO_LABEL, ContractError, Purified, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.decide.check import CheckedFeatures, checked
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.stages.purify_table import Columns, purify_files
 

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from lnl_core.contracts import Purified, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 
 NAMES = PURIFIERS.names()

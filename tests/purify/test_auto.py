@@ -12,7 +12,7 @@ from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.auto import AutoConfig, Score, auto, choose, geometric_mean
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 
 CHEAP = AutoConfig(candidates=("trusted_only", "knn", "confident_learning", "none"))
@@ -83,7 +83,7 @@ def test_right_labels_are_kept_where_nothing_is_wrong() -> None:
     np.testing.assert_array_equal(found.posterior.argmax(axis=1), true)
 
 
-def test_answers_on_trusted_rows_reach_the_calibration() -> None:
+def test_predictions_on_trusted_rows_reach_the_calibration() -> None:
     task, _ = digits_task(0.4)
     ids = string_ids([str(row) for row in range(400)])
     purified, metrics = purify("auto", CHEAP, task, ids, tuple("abcde"), 0)

@@ -64,7 +64,7 @@ def test_leave_one_out_is_a_refit_without_the_row(width: int, transform: str) ->
     np.testing.assert_allclose(features @ weights + bias, whole, atol=1e-6)
 
 
-def test_trusted_rows_are_answered_as_well_as_new_rows() -> None:
+def test_trusted_rows_are_predicted_as_well_as_new_rows() -> None:
     task, true = digits_task(0.4)
     found = trusted_only(task, TrustedOnlyConfig(), np.random.default_rng(0))
     right = (found.posterior.argmax(axis=1) == true).mean()
@@ -143,7 +143,7 @@ def test_a_class_that_never_occurs_is_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize("method", [knn, confident_learning])
-def test_a_trusted_row_of_unknown_label_is_answered_without_evidence(method: object) -> None:
+def test_a_trusted_row_of_unknown_label_is_predicted_without_evidence(method: object) -> None:
     import dataclasses
 
     task, _ = digits_task(0.4)

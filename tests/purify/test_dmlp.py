@@ -287,10 +287,10 @@ def test_what_does_not_fit_says_so() -> None:
         dmlp(broken, config, np.random.default_rng(0))
 
 
-def test_trusted_rows_are_answered_out_of_fold_with_both_views() -> None:
+def test_trusted_rows_are_predicted_out_of_fold_with_both_views() -> None:
     task, _ = digits(trusted=60)
     config = DMLPConfig(mode="paper", epochs=2, period=1, **SMALL)
     found = dmlp(task, config, np.random.default_rng(0))
-    answers = trusted_predictions(dmlp, config, task, found, np.random.default_rng(0), folds=2)
-    assert answers is not None
-    assert len(answers) == 60
+    predicted = trusted_predictions(dmlp, config, task, found, np.random.default_rng(0), folds=2)
+    assert predicted is not None
+    assert len(predicted) == 60

@@ -48,7 +48,7 @@ class ObservedLabels(nn.Module):
     def supervised_loss(self, trusted: TrustedBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:  # noqa: ARG002
         return {}
 
-    def answer(self, inputs: torch.Tensor, observed: torch.Tensor, student: nn.Module) -> torch.Tensor:  # noqa: ARG002
+    def predict(self, inputs: torch.Tensor, observed: torch.Tensor, student: nn.Module) -> torch.Tensor:  # noqa: ARG002
         return nn.functional.one_hot(observed, 10).float()
 
 
@@ -59,7 +59,7 @@ def own_student_on_observed(task: PurifyTask, config: EMLCConfig) -> Purificatio
         student = Student(*feature_backbone(features, config.hidden), classes)
         return Heads(student=student, corrector=ObservedLabels(), optimizer=None)
 
-    settings = replace(feature_settings(config), answer="student")
+    settings = replace(feature_settings(config), posterior="student")
     return purify_on_features(task, settings, build, np.random.default_rng(0))
 
 
@@ -76,7 +76,7 @@ def test_beats_its_own_student_on_observed_labels(noise: float) -> None:
     assert found.metrics["held_out_accuracy"] > plain.metrics["held_out_accuracy"]  # the students, without evidence
 
 
-def test_answers_for_trusted_rows_are_out_of_fold_and_about_as_good() -> None:
+def test_predictions_for_trusted_rows_are_out_of_fold_and_about_as_good() -> None:
     task, true = digits(0.5)
     found = emlc(task, EMLCConfig(folds=2), np.random.default_rng(0))
     assert found.trusted_posterior is not None
@@ -108,28 +108,28 @@ def test_works_where_nobody_knows_the_observed_labels_of_trusted_rows() -> None:
     task, true = digits(0.5)
     task = replace(task, trusted_observed=np.full_like(task.trusted_observed, NO_LABEL))
     found = emlc(task, EMLCConfig(folds=2), np.random.default_rng(0))
-    assert found.metrics["chosen"]["answer"] == "student"  # the teacher's answers could not be judged
+    assert found.metrics["chosen"]["posterior"] == "student"  # the teacher's could not be scored
     assert found.trusted_posterior is not None
     assert np.isfinite(found.trusted_posterior).all()
     assert right(found, true) > 0.8
 
 
 @pytest.mark.parametrize("known", [0, 5])
-def test_the_teachers_answer_can_be_asked_for_where_few_observed_labels_are_known(known: int) -> None:
+def test_the_teachers_posterior_can_be_set_where_few_observed_labels_are_known(known: int) -> None:
     task, _ = digits(0.5, noisy=200, trusted=40)
     task.trusted_observed[known:] = NO_LABEL
-    found = emlc(task, EMLCConfig(answer="teacher", min_steps=30), np.random.default_rng(0))
-    assert found.metrics["chosen"]["answer"] == "teacher"
+    found = emlc(task, EMLCConfig(posterior="teacher", min_steps=30), np.random.default_rng(0))
+    assert found.metrics["chosen"]["posterior"] == "teacher"
     assert found.trusted_posterior is not None
     assert np.isfinite(found.posterior).all()
     assert np.isfinite(found.trusted_posterior).all()
 
 
 @pytest.mark.parametrize("mode", ["paper", "released"])
-def test_published_modes_answer_with_the_teacher_and_hold_nothing_out(mode: str) -> None:
+def test_published_modes_take_the_teacher_and_hold_nothing_out(mode: str) -> None:
     task, true = digits(0.5, noisy=600)
     found = emlc(task, EMLCConfig(mode=mode, epochs=3), np.random.default_rng(0))
-    assert found.metrics["chosen"]["answer"] == "teacher"
+    assert found.metrics["chosen"]["posterior"] == "teacher"
     assert found.trusted_posterior is None
     assert right(found, true) >= (task.observed == true).mean() - 0.03
     assert ("gate_bce" in found.curve[-1]) == (mode == "paper")
@@ -163,7 +163,7 @@ def test_classifier_and_gate_decay_apart() -> None:
     assert {decay[id(p)] for p in (*teacher.gate.parameters(), *teacher.embedding.parameters())} == {0.25}
 
 
-def test_same_seed_same_answer_with_k_and_hidden_layer() -> None:
+def test_same_seed_same_posterior_with_k_and_hidden_layer() -> None:
     task, _ = digits(0.5, noisy=200, trusted=40)
     config = EMLCConfig(k=3, hidden=16, mix=True, corruption="adversarial", min_steps=30)
     first, second = (emlc(task, config, np.random.default_rng(4)).posterior for _ in range(2))

@@ -253,7 +253,7 @@ def test_more_features_than_rows_and_trusted_rows_without_observed_labels(eac_st
     assert (found.posterior.argmax(axis=1) == truth).mean() >= (task.observed == truth).mean()
 
 
-def test_trusted_rows_are_answered_without_their_own_verified_label() -> None:
+def test_trusted_rows_are_predicted_without_their_own_verified_label() -> None:
     """Verified labels drawn at random cannot be predicted by a fit that did not see them."""
     task, _ = clustered(rows=400, width=8, noise=0.4, seed=10)
     unknown = np.full(40, NO_LABEL, dtype=np.int32)

@@ -14,7 +14,7 @@ from lnl_core.contracts import NO_LABEL
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify.task import Purification, PurifyTask
 from lnl_core.purify.two_em import TwoEMConfig, two_em
-from lnl_core.purify.two_em_cycles import CrossFit, Evidence, answers, cross_fit, fit_scores, run_cycles
+from lnl_core.purify.two_em_cycles import CrossFit, Evidence, cross_fit, fit_scores, posteriors, run_cycles
 from lnl_core.statistics.soft_link import NoisyLink, Structure, fit_noisy_link
 from lnl_core.statistics.softmax_link import SoftmaxLink, softmax
 from lnl_core.statistics.two_em_mixture import clean_share, cleanness
@@ -186,7 +186,7 @@ def test_posterior_by_hand() -> None:
     np.testing.assert_allclose(link.joint(np.zeros((2, 2)), observed), [[0.375, 0.125], [0.5, 0.5]])
     mixture = (0.5, np.full((2, 2), 0.5))
     for mode in ("fixed", "paper"):
-        found = answers(np.zeros((2, 2)), observed, link, mixture, mode)
+        found = posteriors(np.zeros((2, 2)), observed, link, mixture, mode)
         np.testing.assert_allclose(found, [[0.75, 0.25], [0.5, 0.5]])
 
 
@@ -249,7 +249,7 @@ def test_no_label_has_a_part_in_its_own_rows_scores() -> None:
     assert np.abs(scores(one)[8] - before[8]).max() > 0
 
 
-def test_anchors_are_fixed_and_never_judge_the_run_that_saw_them() -> None:
+def test_anchors_are_fixed_and_never_score_the_run_that_saw_them() -> None:
     task, true = anchored(*clusters(uniform(0.4)), 200)
     observed = np.concatenate([task.observed, task.trusted_observed])
     verified = np.concatenate([nobody(len(true)), task.trusted_label])
@@ -266,7 +266,7 @@ def test_anchors_are_fixed_and_never_judge_the_run_that_saw_them() -> None:
     found = run_cycles(regression, evidence, mode="fixed", cycles=3, scaled=np.arange(len(true)))
     onehot = np.eye(K)[task.trusted_label]
     assert (found.targets[len(true) :] == onehot[:, None]).all()
-    # other verified labels for split 0: what is answered for split 0 stays as it was
+    # other verified labels for split 0: what is predicted for split 0 stays as it was
     lies = verified.copy()
     inside = np.flatnonzero((verified != NO_LABEL) & (evidence.split == 0))
     lies[inside] = (lies[inside] + 1) % K
@@ -330,7 +330,7 @@ def test_a_class_that_nobody_is_left_in_is_reported(caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("mode", ["fixed", "paper"])
 @pytest.mark.parametrize("trusted", [0, 150])
-def test_digits_get_cleaner_and_trusted_rows_are_answered_out_of_fold(mode: str, trusted: int) -> None:
+def test_digits_get_cleaner_and_trusted_rows_are_predicted_out_of_fold(mode: str, trusted: int) -> None:
     data = load_digits()
     rng = np.random.default_rng(0)
     true = data.target.astype(np.int32)
@@ -372,7 +372,7 @@ class Streamed:
 
 @pytest.mark.parametrize("size", [1, 37, 1000])
 def test_the_stream_is_the_table(size: int) -> None:
-    """A sample of 800 of 2000 rows learns, the others are answered as they pass: in batches of any size."""
+    """A sample of 800 of 2000 rows learns, the others are predicted as they pass: in batches of any size."""
     task, true = clusters(uniform(0.5), rows=2000)
     whole = purify(replace(task, noisy=Streamed(values(task), 2000)), rows=800)
     passed = purify(replace(task, noisy=Streamed(values(task), size)), rows=800)
@@ -388,7 +388,7 @@ def test_the_features_are_not_touched() -> None:
     assert np.array_equal(values(task), before)
 
 
-def test_same_seed_same_answer_other_seed_nearly() -> None:
+def test_same_seed_same_posterior_other_seed_nearly() -> None:
     task, _ = clusters(uniform(0.5), rows=1500)
     first, again, other = purify(task), purify(task), purify(task, seed=1)
     assert np.array_equal(first.posterior, again.posterior)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lnl_core.config import ConfigError
-from lnl_core.contracts import NO_LABEL, ContractError, FloatArray, Ids, IntArray, check_range, check_unique
+from lnl_core.contracts import NO_LABEL, ContractError, FloatArray, Ids, check_range, check_unique
 from lnl_core.purify.task import FeatureRows, Place, PurifyTask, parts_of
 
 
@@ -80,10 +80,15 @@ def checked(method: str, task: PurifyTask, ids: Ids, *, needs_trusted: bool) -> 
             f"{method}: needs trusted rows and there are none; have a few rows of each class verified "
             "and give them as the trusted set, or use a method that needs none (`lnl methods`)"
         )
+    trusted = np.array([f"trusted row {row}" for row in range(len(task.trusted_label))], dtype=object)
+    _check_finite(task.trusted, trusted, "trusted")
+    noisy = CheckedFeatures(task.noisy, ids)
     check_unique(ids, "labels")
     check_range(task.observed, ids, task.classes, "observed label", "labels")
-    _check_trusted(task)
-    return dataclasses.replace(task, noisy=CheckedFeatures(task.noisy, ids))
+    check_range(task.trusted_label, trusted, task.classes, "verified label", "trusted set")
+    known = task.trusted_observed != NO_LABEL
+    check_range(task.trusted_observed[known], trusted[known], task.classes, "observed label", "trusted set")
+    return dataclasses.replace(task, noisy=noisy)
 
 
 def _check_shapes(task: PurifyTask, ids: Ids) -> None:
@@ -108,16 +113,8 @@ def _check_shapes(task: PurifyTask, ids: Ids) -> None:
         )
 
 
-def _check_trusted(task: PurifyTask) -> None:
-    names = np.array([f"trusted row {row}" for row in range(len(task.trusted_label))], dtype=object)
-    check_range(task.trusted_label, names, task.classes, "verified label", "trusted set")
-    seen: IntArray = task.trusted_observed[task.trusted_observed != NO_LABEL]
-    check_range(seen, names[task.trusted_observed != NO_LABEL], task.classes, "observed label", "trusted set")
-    _check_finite(task.trusted, names, "trusted")
-
-
 def _check_finite(features: npt.NDArray[np.float32], ids: Ids, which: str) -> None:
-    """Raise for the first row with NaN or infinity. One sum tells that all is well, at a fraction of the cost."""
+    """Raise for the first row with NaN or infinity. One sum shows that all is well, at a fraction of the cost."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(features.sum()):
             return

@@ -95,14 +95,14 @@ def _by_origin(
     rows = np.array([place.get(name, -1) for name in ids], dtype=np.intp)
     tables = {}
     for what, column in (("source", origin.source), ("shard", origin.shard)):
-        told = np.array([column[row] if row >= 0 else None for row in rows], dtype=object)
-        tables[f"by_{what}"] = _table(what, told, known, flipped, compared)
+        origins = np.array([column[row] if row >= 0 else None for row in rows], dtype=object)
+        tables[f"by_{what}"] = _table(what, origins, known, flipped, compared)
     return tables
 
 
-def _table(what: str, told: Ids, known: BoolArray, flipped: BoolArray, compared: BoolArray) -> list[dict[str, Any]]:
-    has = np.array([value is not None for value in told], dtype=bool)
-    names, group = np.unique(told[has].astype(str), return_inverse=True)
+def _table(what: str, origins: Ids, known: BoolArray, flipped: BoolArray, compared: BoolArray) -> list[dict[str, Any]]:
+    has = np.array([value is not None for value in origins], dtype=bool)
+    names, group = np.unique(origins[has].astype(str), return_inverse=True)
 
     def counts(mask: BoolArray) -> list[int]:
         found: list[int] = np.bincount(group, weights=mask[has], minlength=len(names)).astype(int).tolist()

@@ -1,8 +1,8 @@
-"""What a purifier says of trusted rows that it has not seen the verified labels of.
+"""Predictions of a purifier on trusted rows whose verified labels it has not seen.
 
 Everything that is promised about purified labels (their confidence, the routes, the choice between methods) is measured
 on trusted rows that were treated as noisy ones: known to the method by their features and their observed label alone.
-Most methods hand such answers over themselves. The others are fitted again, once a fold, with the trusted rows of the
+Most methods give such predictions themselves. The others are fitted again, once a fold, with the trusted rows of the
 fold moved among the noisy rows under their observed label. The features stream as before; a fold adds its own rows.
 
 A trusted row whose observed label nobody knows is given one, drawn from the estimated p(observed | true). The draw
@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class TrustedPredictions:
-    """A purifier's out-of-fold answers on the trusted rows that can be judged; all arrays have a row each."""
+    """Out-of-fold predictions on those trusted rows that have one; all arrays have a row each."""
 
     posterior: FloatArray  # [s, K] p(true | features, observed)
     label: IntArray  # [s] verified
@@ -94,6 +94,83 @@ class HeldRows:
         yield slice(0, len(self.features)), self.features
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a method makes of a task: of the noisy rows, and of trusted rows treated as noisy ones."""
+
+    found: Purification  # of the noisy rows [n, K]
+    trusted: TrustedPredictions | None  # out of fold; they calibrate the confidence
+    tested: TrustedPredictions | None  # they test the promise about wrong changes: the hidden ones, or `trusted`
+
+
+def fit(
+    make: Purifier,
+    config: Settings,
+    task: PurifyTask,
+    generator: np.random.Generator,
+    *,
+    folds: int,
+    for_folds: np.random.Generator,
+    hidden_share: float,
+    for_hidden: np.random.Generator,
+) -> Fitted:
+    """Fit the method, and predict trusted rows out of fold.
+
+    Args:
+        folds: further fits of a method that gives no `trusted_posterior`; below 2: none.
+        hidden_share: of the trusted rows with a known observed label, hidden among the noisy rows of the one fit.
+    """
+    held = hold_out(task, hidden_share, for_hidden) if hidden_share else None
+    seen = task if held is None else held.task
+    found = make(seen, config, generator)
+    trusted = trusted_predictions(make, config, seen, found, for_folds, folds=folds)
+    if held is None:
+        return Fitted(found=found, trusted=trusted, tested=trusted)
+    found, hidden = held.split(found)
+    return Fitted(found=found, trusted=trusted, tested=hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """A task with some trusted rows hidden at the end of its noisy ones, and what was hidden."""
+
+    task: PurifyTask
+    label: IntArray  # [h] verified
+    observed: IntArray  # [h] under which the rows were hidden
+
+    def split(self, found: Purification) -> tuple[Purification, TrustedPredictions]:
+        """What was found for the noisy rows proper, and the predictions on the hidden rows."""
+        rows = len(found.posterior) - len(self.label)
+        hidden = TrustedPredictions(
+            posterior=found.posterior[rows:],
+            label=self.label,
+            observed=self.observed,
+            simulated=np.zeros(len(self.label), dtype=bool),
+        )
+        return dataclasses.replace(found, posterior=found.posterior[:rows]), hidden
+
+
+def hold_out(task: PurifyTask, share: float, generator: np.random.Generator) -> HeldOut:
+    """Hide a random share of the trusted rows whose observed label is known; each class keeps one trusted row.
+
+    Raises:
+        Nothing: with no such row nothing is hidden, and no promise can be kept.
+    """
+    known = np.flatnonzero(task.trusted_observed != NO_LABEL)
+    wanted = generator.permutation(known)[: round(share * len(known))]
+    left = np.bincount(task.trusted_label, minlength=task.classes)
+    moved = np.zeros(len(task.trusted_label), dtype=bool)
+    for row in wanted:
+        if left[task.trusted_label[row]] > 1:
+            moved[row] = True
+            left[task.trusted_label[row]] -= 1
+    return HeldOut(
+        task=with_moved(task, moved, task.trusted_observed),
+        label=task.trusted_label[moved],
+        observed=task.trusted_observed[moved],
+    )
+
+
 def trusted_predictions(
     make: Purifier,
     config: Settings,
@@ -104,28 +181,28 @@ def trusted_predictions(
     folds: int,
     transition: Array | None = None,
 ) -> TrustedPredictions | None:
-    """Out-of-fold answers: the method's own, or those of `folds` further fits.
+    """Out-of-fold predictions: the method's own, or those of `folds` further fits.
 
     Args:
-        found: the method's answer with the whole trusted set.
-        folds: further fits of a method that gives no `trusted_posterior`; below 2: none, and no answers.
+        found: what the method gives with the whole trusted set.
+        folds: further fits of a method that gives no `trusted_posterior`; below 2: none, and no predictions.
         transition: [K, K] to draw unknown observed labels from; by default the one that `found` implies.
     Returns:
-        None without trusted rows, or where the method has no answer for any.
+        None without trusted rows, or where the method predicts none of them.
     """
     if transition is None:
         transition = implied_transition(found.posterior, task.observed)
     simulated = task.trusted_observed == NO_LABEL
     observed = known_or_drawn(task, transition, generator)
-    answer = out_of_fold(make, config, task, found, observed, transition, generator, folds=folds)
-    judged = np.isfinite(answer).all(axis=1)
-    if not judged.any():
+    predicted = out_of_fold(make, config, task, found, observed, transition, generator, folds=folds)
+    has = np.isfinite(predicted).all(axis=1)
+    if not has.any():
         return None
     return TrustedPredictions(
-        posterior=answer[judged],
-        label=task.trusted_label[judged],
-        observed=observed[judged],
-        simulated=simulated[judged],
+        posterior=predicted[has],
+        label=task.trusted_label[has],
+        observed=observed[has],
+        simulated=simulated[has],
     )
 
 
@@ -140,19 +217,19 @@ def out_of_fold(
     *,
     folds: int,
 ) -> FloatArray:
-    """[m, K] answers with the labels `observed` [m] as evidence; NaN where there is none.
+    """[m, K] predictions with the labels `observed` [m] as evidence; NaN where there is none.
 
-    The method's own answers lack that evidence where the observed label is unknown: Bayes' rule adds it, by
+    The method's own predictions lack that evidence where the observed label is unknown: Bayes' rule adds it, by
     `transition`.
     """
-    if found.trusted_posterior is not None:
-        answer = found.trusted_posterior.astype(np.float32)
-        unknown = task.trusted_observed == NO_LABEL
-        answer[unknown] = posterior(answer[unknown], transition, observed[unknown])
-        return answer
-    if len(task.trusted_label) == 0 or folds < 2:
+    if found.trusted_posterior is None and len(task.trusted_label) and folds >= 2:
+        return cross_fit(make, config, task, observed, generator, folds=folds)
+    if found.trusted_posterior is None:
         return np.full((len(task.trusted_label), task.classes), np.nan, dtype=np.float32)
-    return cross_fit(make, config, task, observed, generator, folds=folds)
+    predicted = found.trusted_posterior.astype(np.float32)
+    unknown = task.trusted_observed == NO_LABEL
+    predicted[unknown] = posterior(predicted[unknown], transition, observed[unknown])
+    return predicted
 
 
 def known_or_drawn(task: PurifyTask, transition: Array, generator: np.random.Generator) -> IntArray:
@@ -170,29 +247,31 @@ def cross_fit(
     *,
     folds: int,
 ) -> FloatArray:
-    """[m, K] answers on the trusted rows, each by a fit that had its fold among the noisy rows.
+    """[m, K] predictions on the trusted rows, each by a fit that had its fold among the noisy rows.
 
-    The only trusted row of its class is never moved, for the class would be left without one; its answer is NaN.
+    The only trusted row of its class is never moved, for the class would be left without one; its prediction is NaN.
 
     Args:
         observed: [m] the labels under which the rows are moved.
     """
-    answers = np.full((len(task.trusted_label), task.classes), np.nan, dtype=np.float32)
+    predicted = np.full((len(task.trusted_label), task.classes), np.nan, dtype=np.float32)
     movable = np.bincount(task.trusted_label, minlength=task.classes)[task.trusted_label] > 1
     fold = stratified_folds(task.trusted_label, folds, generator.permutation(len(movable)))
     fold[~movable] = -1
     for number in range(folds):
         moved = fold == number
         if moved.any():
-            answers[moved] = make(with_moved(task, moved, observed), config, generator).posterior[len(task.observed) :]
-    return answers
+            predicted[moved] = make(with_moved(task, moved, observed), config, generator).posterior[
+                len(task.observed) :
+            ]
+    return predicted
 
 
-def implied_transition(answer: FloatArray, observed: IntArray) -> Array:
+def implied_transition(soft_label: FloatArray, observed: IntArray) -> Array:
     """T[y, j] = p(observed = j | true = y) by counting a posterior [n, K]; a class without mass keeps its labels."""
-    classes = answer.shape[1]
+    classes = soft_label.shape[1]
     counts = np.stack(
-        [answer[observed == label].sum(axis=0, dtype=np.float64) for label in range(classes)], axis=1
+        [soft_label[observed == label].sum(axis=0, dtype=np.float64) for label in range(classes)], axis=1
     ) + 1e-6 * np.eye(classes)
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 

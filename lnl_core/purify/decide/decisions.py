@@ -35,7 +35,7 @@ class Past:
     settings: UpdateSettings
 
 
-def decide(posterior: FloatArray, past: Past | None) -> IntArray:
+def with_margin(posterior: FloatArray, past: Past | None) -> IntArray:
     """The label of each row [n] from its posterior [n, K] and what was decided before."""
     mode: IntArray = posterior.argmax(axis=1).astype(np.int32)
     if past is None or past.settings.flip_margin == 0:

@@ -11,7 +11,7 @@ observed label is known, treated as noisy rows. What the promise rests on:
     test), as with a class-balanced trusted set for unbalanced data, they are thinned to the class prior that the
     posterior gives the noisy rows; the promise is then as good as that prior, and a warning says so. A trusted set
     that was chosen in another way, say among easy rows, cannot be seen from here;
-  - their answers are those of the fit that answers for the noisy rows. With `calibration: cross_fit` they come from
+  - they are predicted by the fit that predicts the noisy rows. With `calibration: cross_fit` they are predicted by
     fits without the row's fold, which saw a little less and are as a rule a little worse; with `split` a share of the
     trusted set is held out and hidden among the noisy rows of the one fit: exact, at the price of fewer trusted rows;
   - a row whose decision of an earlier version is held against the mode of its posterior (`decisions.py`) is like no
@@ -25,16 +25,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from lnl_core.config import Settings
-from lnl_core.contracts import NO_LABEL, BoolArray, FloatArray, IntArray
-from lnl_core.purify.decide.cross_fit import TrustedPredictions, with_moved
-from lnl_core.purify.task import Purification, PurifyTask
+from lnl_core.contracts import BoolArray, FloatArray, IntArray
+from lnl_core.purify.decide.cross_fit import TrustedPredictions
 from lnl_core.statistics.risk_control import Certificate, Promise, certify, class_shift, thinned
 
 log = logging.getLogger("lnl")
@@ -52,6 +50,11 @@ class RouteSettings(Settings):
     calibration_share: float = Field(default=0.5, gt=0, lt=1)  # of the trusted rows, held out by `split`
 
     @property
+    def hidden_share(self) -> float:
+        """Share of the trusted rows that are hidden among the noisy ones to test the promise; 0: none."""
+        return self.calibration_share if self.promise is not None and self.calibration == "split" else 0.0
+
+    @property
     def promise(self) -> Promise | None:
         """None where nothing is promised."""
         if self.max_wrong_changes is None:
@@ -59,52 +62,11 @@ class RouteSettings(Settings):
         return Promise(max_wrong=self.max_wrong_changes, confidence=self.confidence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """A task with some trusted rows hidden at the end of its noisy ones, and what was hidden."""
-
-    task: PurifyTask
-    label: IntArray  # [h] verified
-    observed: IntArray  # [h] under which the rows were hidden
-
-    def split(self, found: Purification) -> tuple[Purification, TrustedPredictions]:
-        """The answer for the noisy rows proper, and the one for the hidden rows."""
-        rows = len(found.posterior) - len(self.label)
-        hidden = TrustedPredictions(
-            posterior=found.posterior[rows:],
-            label=self.label,
-            observed=self.observed,
-            simulated=np.zeros(len(self.label), dtype=bool),
-        )
-        return dataclasses.replace(found, posterior=found.posterior[:rows]), hidden
-
-
-def hold_out(task: PurifyTask, share: float, generator: np.random.Generator) -> HeldOut:
-    """Hide a random share of the trusted rows whose observed label is known; each class keeps one trusted row.
-
-    Raises:
-        Nothing: with no such row nothing is hidden, and no promise can be kept.
-    """
-    known = np.flatnonzero(task.trusted_observed != NO_LABEL)
-    wanted = generator.permutation(known)[: round(share * len(known))]
-    left = np.bincount(task.trusted_label, minlength=task.classes)
-    moved = np.zeros(len(task.trusted_label), dtype=bool)
-    for row in wanted:
-        if left[task.trusted_label[row]] > 1:
-            moved[row] = True
-            left[task.trusted_label[row]] -= 1
-    return HeldOut(
-        task=with_moved(task, moved, task.trusted_observed),
-        label=task.trusted_label[moved],
-        observed=task.trusted_observed[moved],
-    )
-
-
 def rows_for_review(
     posterior: FloatArray,
     label: IntArray,
     observed: IntArray,
-    answers: TrustedPredictions | None,
+    predictions: TrustedPredictions | None,
     settings: RouteSettings,
     generator: np.random.Generator,
 ) -> tuple[BoolArray | None, dict[str, Any]]:
@@ -114,41 +76,39 @@ def rows_for_review(
         posterior: [n, K] of the noisy rows.
         label: [n] what is proposed for them: the mode, or an earlier decision that is held against it.
         observed: [n] their labels.
-        answers: the same purifier's answers on trusted rows treated as noisy ones; None where there are none.
+        predictions: the same purifier's predictions on trusted rows treated as noisy ones; None where there are none.
     Returns:
         [n], None where nothing is promised; and the metrics.
     """
     promise = settings.promise
     if promise is None:
         return None, {}
-    calibration, shift = _calibration_rows(posterior, observed, answers, generator)
+    calibration, shift = _calibration_rows(posterior, observed, predictions, generator)
     proposed, mode = label != observed, label == posterior.argmax(axis=1)
     score = posterior.max(axis=1)
-    found = _certificate(score[proposed & mode], len(observed), calibration, promise)
+    found = certify(score[proposed & mode], len(observed), *_changes(calibration), promise)
     review = proposed if found.threshold is None else proposed & ~(mode & (score >= found.threshold))
     if found.refusal is not None and proposed.any():
         log.warning("no label is changed, %d go to review: %s", int(proposed.sum()), found.refusal)
     return review, {**_metrics(found, settings, proposed, review), **shift}
 
 
-def _certificate(
-    scores: FloatArray, rows: int, calibration: TrustedPredictions | None, promise: Promise
-) -> Certificate:
+def _changes(calibration: TrustedPredictions | None) -> tuple[FloatArray, BoolArray, int]:
+    """(score of each proposed change, is it wrong, rows in all) among the trusted rows that test the promise."""
     if calibration is None:
         empty = np.empty(0, dtype=np.float32)
-        return certify(scores, rows, empty, empty.astype(bool), 0, promise)
+        return empty, empty.astype(bool), 0
     changed = calibration.purified != calibration.observed
-    score, wrong = calibration.posterior.max(axis=1)[changed], ~calibration.right[changed]
-    return certify(scores, rows, score, wrong, len(calibration), promise)
+    return calibration.posterior.max(axis=1)[changed], ~calibration.right[changed], len(calibration)
 
 
 def _calibration_rows(
-    posterior: FloatArray, observed: IntArray, answers: TrustedPredictions | None, generator: np.random.Generator
+    posterior: FloatArray, observed: IntArray, predictions: TrustedPredictions | None, generator: np.random.Generator
 ) -> tuple[TrustedPredictions | None, dict[str, Any]]:
     """The trusted rows whose observed label is known, thinned where they are of other classes than the noisy rows."""
-    if answers is None:
+    if predictions is None:
         return None, {"calibration_rows": 0}
-    known = _taken(answers, ~answers.simulated)
+    known = _taken(predictions, ~predictions.simulated)
     classes = posterior.shape[1]
     p_value = class_shift(np.bincount(observed, minlength=classes), np.bincount(known.observed, minlength=classes))
     metrics: dict[str, Any] = {"calibration_rows": len(known), "same_classes_p_value": round(p_value, 6)}
@@ -166,9 +126,9 @@ def _calibration_rows(
     return used, {**metrics, "calibration_rows_thinned": len(used)}
 
 
-def _taken(answers: TrustedPredictions, rows: BoolArray) -> TrustedPredictions:
+def _taken(predictions: TrustedPredictions, rows: BoolArray) -> TrustedPredictions:
     columns = ("posterior", "label", "observed", "simulated")
-    return dataclasses.replace(answers, **{name: getattr(answers, name)[rows] for name in columns})
+    return dataclasses.replace(predictions, **{name: getattr(predictions, name)[rows] for name in columns})
 
 
 def _metrics(found: Certificate, settings: RouteSettings, proposed: BoolArray, review: BoolArray) -> dict[str, Any]:

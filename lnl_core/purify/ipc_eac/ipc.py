@@ -50,7 +50,7 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class IPCHead(Head):
-    """Ridge regression on IPC's labels, which can leave out the row it is asked about."""
+    """Ridge regression on IPC's labels, which can leave out the row that it predicts."""
 
     moved: Array  # [d, K] IPC moved the label of row x by -((x - shift) * scale)' moved
     label_mean: Array  # [K]
@@ -235,7 +235,7 @@ def searched(task: PurifyTask, config: IPCEnsembleConfig, generator: np.random.G
 
 
 def fold_assignments(labels: IntArray, config: IPCEnsembleConfig, generator: np.random.Generator) -> list[Rows]:
-    """Fold numbers [m], several times where the trusted rows are few: one dealing of 100 rows is mostly luck."""
+    """Fold numbers [m], several times where the trusted rows are few: one assignment of 100 rows is mostly luck."""
     times = max(1, round(config.held_out_rows / len(labels)))
     folds = min(config.folds, len(labels))
     return [stratified_folds(labels, folds, generator.permutation(len(labels))) for _ in range(min(times, 20))]

@@ -1,4 +1,4 @@
-"""What MLC and MSLC share as baselines on cached features: the settings of training and the way to an answer."""
+"""What MLC and MSLC share as baselines on cached features: the settings of training and the way to a posterior."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MetaBaselineConfig(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     sample_rows: int = Field(default=100_000, ge=10)  # noisy rows learnt from, a uniform sample
     folds: int = Field(default=4, ge=0, le=20)  # 0: nothing is held out
-    answer: Literal["best", "student", "teacher"] = "best"  # what becomes the purified label
+    posterior: Literal["best", "student", "teacher"] = "best"  # what becomes the purified label
     teacher_lr: float = Field(default=1e-3, gt=0)  # Adam: the scale of the meta-gradient does not matter to it
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ def baseline_settings(
         min_steps=config.min_steps,
         sample_rows=config.sample_rows,
         folds=config.folds,
-        answer=config.answer,
+        posterior=config.posterior,
     )
 
 

@@ -1,12 +1,12 @@
-"""Meta label correction on cached features: folds, the choice of epoch and answer, and one pass that writes labels.
+"""Meta label correction on cached features: folds, the choice of epoch and posterior, and one pass that writes labels.
 
-Trusted rows are dealt into folds, and so are the noisy rows that are learnt from. Each fold has a student and a
-corrector of its own that see neither its trusted nor its noisy rows, so everything that is asked of them is out of
-sample: the epoch and the kind of answer are chosen on trusted rows that were held out, and no label is corrected by a
-network that learned it. Rows outside the sample are answered by the mean over the folds.
+Trusted rows are assigned to folds, and so are the noisy rows that are learnt from. Each fold has a student and a
+corrector of its own that see neither its trusted nor its noisy rows, so everything that they predict is out of sample:
+the epoch and the kind of posterior are chosen on trusted rows that were held out, and no label is corrected by a network
+that learned it. Rows outside the sample are predicted by the mean over the folds.
 
 Held in memory: a uniform sample of at most `sample_rows` rows in float32, twice while a fold learns, and n x K scores.
-Features stream two or three times: sample, student's answers, teacher's answers where these are chosen.
+Features stream two or three times: sample, student's predictions, teacher's where these are chosen.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from lnl_core.purify.meta.folds import (
     FeatureSettings,
     Fold,
     Standardised,
-    deal,
+    assign_folds,
     fit,
-    log_answer,
+    log_corrected,
     standardised_sample,
 )
 from lnl_core.purify.task import Purification, PurifyTask
@@ -39,18 +39,18 @@ from lnl_core.statistics.transition import estimate_transition
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
-AnswerKind = Literal["student", "teacher"]
+PosteriorKind = Literal["student", "teacher"]
 
 
 def purify_on_features(
     task: PurifyTask, settings: FeatureSettings, build: Build, generator: np.random.Generator
 ) -> Purification:
-    """Train the folds, choose, and answer for every noisy row."""
+    """Train the folds, choose, and predict every noisy row."""
     data = standardised_sample(task, settings.sample_rows, generator)
     if min(len(task.trusted_label), len(data.rows)) < 2 * settings.folds:
         settings = replace(settings, folds=0)  # too few rows to hold any out
-    fold_of_trusted, fold_of_noisy = deal(task, len(data.rows), settings.folds, generator)
-    split = np.full(task.noisy.shape[0], -1, dtype=np.int8)  # -1: learnt by no fold, so all may answer
+    fold_of_trusted, fold_of_noisy = assign_folds(task, len(data.rows), settings.folds, generator)
+    split = np.full(task.noisy.shape[0], -1, dtype=np.int8)  # -1: learnt by no fold, so all may predict it
     folds = []
     for number in range(max(settings.folds, 1)):
         learnt = np.flatnonzero(fold_of_trusted != number)
@@ -64,7 +64,7 @@ def purify_on_features(
     chosen = _choose(folds, task, settings)
     for fold in folds:
         fold.load(chosen.state)
-    return _answer(folds, chosen, split, data, task, settings)
+    return _posterior(folds, chosen, split, data, task, settings)
 
 
 # --- choosing ----------------------------------------------------------------------------------------------------
@@ -72,26 +72,26 @@ def purify_on_features(
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A kind of answer by the networks at a kept state."""
+    """A kind of posterior by the networks at a kept state."""
 
-    kind: AnswerKind
+    kind: PosteriorKind
     state: int
     epoch: float
     loss: float  # what decides: the smaller the better
-    accuracy: float  # of the held-out answers
+    accuracy: float  # of the held-out predictions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The kind of answer and the state of the networks, with the table that they were chosen from."""
+    """The kind of posterior and the state of the networks, with the table that they were chosen from."""
 
-    kind: AnswerKind
+    kind: PosteriorKind
     state: int
     candidates: list[Candidate]
 
 
 def _choose(folds: list[Fold], task: PurifyTask, settings: FeatureSettings) -> Chosen:
-    """By the loss of calibrated held-out answers; without folds by the student's accuracy on all trusted rows."""
+    """By the loss of calibrated held-out predictions; without folds by the student's accuracy on all trusted rows."""
     kinds = _kinds(task, settings)
     states = range(len(folds[0].states))
     table = [_candidate(folds, kind, state, task, settings) for kind in kinds for state in states]
@@ -99,18 +99,16 @@ def _choose(folds: list[Fold], task: PurifyTask, settings: FeatureSettings) -> C
     return Chosen(kind=best.kind, state=best.state, candidates=table)
 
 
-def _kinds(task: PurifyTask, settings: FeatureSettings) -> list[AnswerKind]:
-    if settings.answer != "best":
-        return [settings.answer]
+def _kinds(task: PurifyTask, settings: FeatureSettings) -> list[PosteriorKind]:
+    if settings.posterior != "best":
+        return [settings.posterior]
     seen = np.unique(task.trusted_label[task.trusted_observed != NO_LABEL])
-    judgeable = len(seen) == len(
-        np.unique(task.trusted_label)
-    )  # else nothing tells what the teacher's answers are worth
-    return ["student", "teacher"] if judgeable else ["student"]
+    comparable = len(seen) == len(np.unique(task.trusted_label))  # else nothing shows what the teacher's are worth
+    return ["student", "teacher"] if comparable else ["student"]
 
 
 def _candidate(
-    folds: list[Fold], kind: AnswerKind, state: int, task: PurifyTask, settings: FeatureSettings
+    folds: list[Fold], kind: PosteriorKind, state: int, task: PurifyTask, settings: FeatureSettings
 ) -> Candidate:
     student = gathered([fold.student_logits[state] for fold in folds], folds, task)
     if not settings.folds:  # the paper: the trusted rows validate the student, though they were learnt from
@@ -118,10 +116,10 @@ def _candidate(
         loss = 1 - accuracy
     else:
         teacher = gathered([fold.teacher_logs[state] for fold in folds], folds, task)
-        judged = (
+        scored_by = (
             kind if np.isfinite(teacher).all(axis=1).any() else "student"
         )  # no observed label: the student stands in
-        loss, accuracy = _judged(teacher if judged == "teacher" else student, task, evidence=judged == "student")
+        loss, accuracy = _scored(teacher if scored_by == "teacher" else student, task, evidence=scored_by == "student")
     epoch = folds[0].records[state]["epoch"]
     return Candidate(kind=kind, state=state, epoch=epoch, loss=loss, accuracy=accuracy)
 
@@ -134,7 +132,7 @@ def gathered(parts: list[Array], folds: list[Fold], task: PurifyTask) -> Array:
     return scores
 
 
-def _judged(scores: Array, task: PurifyTask, *, evidence: bool) -> tuple[float, float]:
+def _scored(scores: Array, task: PurifyTask, *, evidence: bool) -> tuple[float, float]:
     """(log-loss, accuracy) of calibrated scores on the trusted rows whose observed label is known (else on all)."""
     known = task.trusted_observed != NO_LABEL
     use = known if known.any() else np.ones(len(known), dtype=bool)
@@ -152,10 +150,10 @@ def _judged(scores: Array, task: PurifyTask, *, evidence: bool) -> tuple[float, 
     return log_loss(found, label), float((found.argmax(axis=1) == label).mean())
 
 
-# --- answering ---------------------------------------------------------------------------------------------------
+# --- posterior ---------------------------------------------------------------------------------------------------
 
 
-def _answer(
+def _posterior(
     folds: list[Fold],
     chosen: Chosen,
     split: npt.NDArray[np.int8],
@@ -166,20 +164,20 @@ def _answer(
     """The posterior of every noisy row, and of every trusted row out of fold."""
     logits = gathered([fold.student_logits[chosen.state] for fold in folds], folds, task)
     scores = _all_scores(folds, split, data, task, "student")
-    judged = np.full(len(logits), bool(settings.folds))
-    link = _calibration(logits[judged], task.trusted_label[judged])
+    held = np.full(len(logits), bool(settings.folds))
+    link = _calibration(logits[held], task.trusted_label[held])
     probabilities = link(scores)
     transition = estimate_transition(
         probabilities, task.observed, anchor_label=task.trusted_label, anchor_observed=task.trusted_observed
     )
     if chosen.kind == "student":
-        weighed = _evidence(link(logits[judged]), transition, np.flatnonzero(judged), task)
-        answer = weighed(probabilities, transition, task.observed)
+        weighed = _evidence(link(logits[held]), transition, np.flatnonzero(held), task)
+        posterior = weighed(probabilities, transition, task.observed)
     else:
-        answer = _teacher_answer(folds, chosen, split, data, task, settings)
+        posterior = _teacher_posterior(folds, chosen, split, data, task, settings)
     trusted = _trusted_posterior(folds, chosen, data, task) if settings.folds else None
-    metrics = _metrics(chosen, folds, answer, logits, transition, task)
-    return Purification(posterior=answer, metrics=metrics, curve=_curve(folds), trusted_posterior=trusted)
+    metrics = _metrics(chosen, folds, posterior, logits, transition, task)
+    return Purification(posterior=posterior, metrics=metrics, curve=_curve(folds), trusted_posterior=trusted)
 
 
 def _calibration(scores: Array, label: IntArray) -> SoftmaxLink:
@@ -194,7 +192,7 @@ def _evidence(probabilities: Array, transition: Array, rows: Rows, task: PurifyT
     return fit_evidence(probabilities[known], transition, task.trusted_observed[of], task.trusted_label[of])
 
 
-def _teacher_answer(
+def _teacher_posterior(
     folds: list[Fold],
     chosen: Chosen,
     split: npt.NDArray[np.int8],
@@ -209,7 +207,7 @@ def _teacher_answer(
 
 
 def _all_scores(
-    folds: list[Fold], split: npt.NDArray[np.int8], data: Standardised, task: PurifyTask, kind: AnswerKind
+    folds: list[Fold], split: npt.NDArray[np.int8], data: Standardised, task: PurifyTask, kind: PosteriorKind
 ) -> Array:
     """[n, K] student logits or log q, each row by the fold that did not learn it; by the mean where none did."""
     scores = np.empty((task.noisy.shape[0], task.classes), dtype=np.float64)
@@ -225,9 +223,9 @@ def _all_scores(
 
 
 @torch.no_grad()
-def _scores(fold: Fold, inputs: Tensor, observed: IntArray, kind: AnswerKind) -> Array:
+def _scores(fold: Fold, inputs: Tensor, observed: IntArray, kind: PosteriorKind) -> Array:
     if kind == "teacher":
-        return log_answer(fold.heads.corrector, inputs, observed, fold.heads.student)
+        return log_corrected(fold.heads.corrector, inputs, observed, fold.heads.student)
     logits: Array = fold.heads.student(inputs).double().numpy()
     return logits
 
@@ -236,22 +234,22 @@ def _trusted_posterior(folds: list[Fold], chosen: Chosen, data: Standardised, ta
     """Out of fold: the fold's networks; calibration and transition matrix from the other folds' trusted rows."""
     logits = gathered([fold.student_logits[chosen.state] for fold in folds], folds, task)
     logs = gathered([fold.teacher_logs[chosen.state] for fold in folds], folds, task)
-    answer = np.empty(logits.shape, dtype=np.float32)
+    posterior = np.empty(logits.shape, dtype=np.float32)
     for fold in folds:
         others = np.setdiff1d(np.arange(len(logits)), fold.held)
         link = fit_link(logits[others], task.trusted_label[others])
-        answer[fold.held] = link(logits[fold.held])
+        posterior[fold.held] = link(logits[fold.held])
         known = fold.held[task.trusted_observed[fold.held] != NO_LABEL]
         if not len(known):
             continue
         if chosen.kind == "student":
             transition = _fold_transition(fold, link, others, data, task)
             weighed = _evidence(link(logits[others]), transition, others, task)
-            answer[known] = weighed(link(logits[known]), transition, task.trusted_observed[known])
+            posterior[known] = weighed(link(logits[known]), transition, task.trusted_observed[known])
         else:
             rest = others[np.isfinite(logs[others]).all(axis=1)]
-            answer[known] = _calibration(logs[rest], task.trusted_label[rest])(logs[known])
-    return answer
+            posterior[known] = _calibration(logs[rest], task.trusted_label[rest])(logs[known])
+    return posterior
 
 
 def _fold_transition(fold: Fold, link: SoftmaxLink, others: Rows, data: Standardised, task: PurifyTask) -> Array:
@@ -276,16 +274,16 @@ def _mean_record(records: tuple[dict[str, float], ...]) -> dict[str, float]:
 
 
 def _metrics(
-    chosen: Chosen, folds: list[Fold], answer: FloatArray, logits: Array, transition: Array, task: PurifyTask
+    chosen: Chosen, folds: list[Fold], posterior: FloatArray, logits: Array, transition: Array, task: PurifyTask
 ) -> dict[str, Any]:
     epoch = folds[0].records[chosen.state]["epoch"]
     return {
         "candidates": _table(chosen.candidates),
-        "chosen": {"answer": chosen.kind, "epoch": epoch},
+        "chosen": {"posterior": chosen.kind, "epoch": epoch},
         "trusted_rows": len(task.trusted_label),
         "held_out_accuracy": round(float((logits.argmax(axis=1) == task.trusted_label).mean()), 5),
         "transition": [[round(float(value), 5) for value in row] for row in transition],
-        "noise_rate": round(float(1 - answer[np.arange(len(answer)), task.observed].mean()), 5),
+        "noise_rate": round(float(1 - posterior[np.arange(len(posterior)), task.observed].mean()), 5),
     }
 
 
@@ -293,7 +291,7 @@ def _table(candidates: list[Candidate]) -> list[dict[str, Any]]:
     """The best dozen, the best first."""
     return [
         {
-            "answer": candidate.kind,
+            "posterior": candidate.kind,
             "epoch": candidate.epoch,
             "held_out_loss": round(candidate.loss, 5),
             "held_out_accuracy": round(candidate.accuracy, 5),

@@ -29,9 +29,9 @@ FLOOR = 1e-6  # a soft label below counts as this where its logarithm is taken
 
 @runtime_checkable
 class FeatureCorrector(Corrector, Protocol):
-    """A corrector that also answers for rows outside training."""
+    """A corrector that also predicts rows outside training."""
 
-    def answer(
+    def predict(
         self, inputs: Float[Tensor, "batch features"], observed: Int[Tensor, " batch"], student: nn.Module
     ) -> Float[Tensor, "batch classes"]:
         """The corrected label."""
@@ -63,7 +63,7 @@ class FeatureSettings:
     min_steps: int  # epochs are repeated until so many steps are taken
     sample_rows: int
     folds: int  # 0: nothing is held out, as published
-    answer: Literal["best", "student", "teacher"]
+    posterior: Literal["best", "student", "teacher"]
     trusted_in_noisy: bool = False  # trusted rows are also learnt from with their observed labels
 
 
@@ -114,7 +114,7 @@ def standardised_sample(task: PurifyTask, most: int, generator: np.random.Genera
     return Standardised(rows=rows, noisy=torch.from_numpy(values), trusted=trusted, mean=mean, scale=scale)
 
 
-def deal(task: PurifyTask, sampled: int, folds: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
+def assign_folds(task: PurifyTask, sampled: int, folds: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
     """Fold numbers of the trusted rows and of the sampled noisy rows; -1 throughout where nothing is held out."""
     if not folds:
         return np.full(len(task.trusted_label), -1), np.full(sampled, -1)
@@ -180,7 +180,7 @@ def _look(fold: Fold, end: EpochEnd, task: PurifyTask, data: Standardised) -> No
     logits = student(inputs).double().numpy()
     logs = np.full(logits.shape, np.nan)
     if known.any():
-        logs[known] = log_answer(corrector, inputs[torch.from_numpy(known)], observed[known], student)
+        logs[known] = log_corrected(corrector, inputs[torch.from_numpy(known)], observed[known], student)
     fold.student_logits.append(logits)
     fold.teacher_logs.append(logs)
     fold.states.append((_copied(student), _copied(corrector)))
@@ -193,9 +193,9 @@ def _look(fold: Fold, end: EpochEnd, task: PurifyTask, data: Standardised) -> No
     fold.records.append(record)
 
 
-def log_answer(corrector: FeatureCorrector, inputs: Tensor, observed: IntArray, student: nn.Module) -> Array:
+def log_corrected(corrector: FeatureCorrector, inputs: Tensor, observed: IntArray, student: nn.Module) -> Array:
     with torch.no_grad():
-        found = corrector.answer(inputs, torch.from_numpy(observed.astype(np.int64)), student)
+        found = corrector.predict(inputs, torch.from_numpy(observed.astype(np.int64)), student)
     return np.asarray(np.log(np.maximum(found.double().numpy(), FLOOR)))
 
 

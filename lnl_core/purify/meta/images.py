@@ -2,8 +2,8 @@
 
 Settings are the paper's for CIFAR with k = 1, its Sec. 4.1 and the released code, unless a comment says otherwise.
 Departures: weak augmentation for all images (the paper adds AutoAugment on trusted ones); the learning rates fall by a
-cosine; a share of the trusted rows is held out, so that the answer can be judged, and nothing is chosen on it: the
-answer is the last epoch's.
+cosine; a share of the trusted rows is held out, so that the result can be scored, and nothing is chosen on it: the
+posterior is the last epoch's.
 
 Held in memory: both networks with their momentum, the activations of one step (k > 1: of the teacher's passes of k
 steps and k copies of the student), a posterior [n, K], and the pixels, which above `run.image_memory_mb` lie in a file.
@@ -55,7 +55,7 @@ class EMLCImageSettings(Settings):
     corruption: Corruption = "random"  # of half the trusted batch, for the gate; adversarial on Clothing1M
     mix: bool = False  # half the trusted batch trains the student: Clothing1M
     joined: Literal["matched", "reversed"] = "matched"  # reversed: as the published code for k > 1
-    held_out: float = Field(default=0.2, ge=0, le=0.5)  # share of the trusted rows kept apart to judge the answer; ours
+    held_out: float = Field(default=0.2, ge=0, le=0.5)  # share of the trusted rows kept apart to score the result; ours
 
 
 @dataclass(kw_only=True)
@@ -86,12 +86,12 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
-    """The rows to train on and to be judged by."""
+    """The rows to train on and to be scored by."""
 
     images: TaskImages
     task: PurifyTask
     learnt: Tensor  # trusted rows to learn from
-    held_out: IntArray  # trusted rows to be judged by
+    held_out: IntArray  # trusted rows to be scored by
     seed: int
 
 
@@ -105,8 +105,8 @@ def purify_images(task: PurifyTask, config: EMLCImageSettings, generator: np.ran
     run = _Run(networks=_networks(data, config))
     _train(run, data, config)
     teacher = run.networks.teacher
-    posterior, _ = _answers(teacher, data.images.noisy, task.observed, data)
-    trusted_posterior = _held_out_answers(teacher, data)
+    posterior, _ = _predictions(teacher, data.images.noisy, task.observed, data)
+    trusted_posterior = _held_out_predictions(teacher, data)
     metrics = {
         "input": "images",
         "k": config.k,
@@ -248,7 +248,7 @@ def _scores(networks: EMLCNetworks, data: _Data) -> dict[str, float]:
     if not len(data.held_out):
         return {}
     label = data.task.trusted_label[data.held_out]
-    corrected = _held_out_answers(networks.teacher, data)[data.held_out]
+    corrected = _held_out_predictions(networks.teacher, data)[data.held_out]
     pixels = data.images.trusted[torch.from_numpy(data.held_out).long()]
     predicted = _predict(networks.student, pixels, data)
     return {
@@ -257,19 +257,19 @@ def _scores(networks: EMLCNetworks, data: _Data) -> dict[str, float]:
     }
 
 
-def _held_out_answers(teacher: nn.Module, data: _Data) -> FloatArray:
+def _held_out_predictions(teacher: nn.Module, data: _Data) -> FloatArray:
     """[m, K]: the corrected label, or p(y | x) where no observed label is known; NaN for rows that were learnt from."""
-    answers = np.full((len(data.task.trusted_label), data.task.classes), np.nan, dtype=np.float32)
+    predicted = np.full((len(data.task.trusted_label), data.task.classes), np.nan, dtype=np.float32)
     if len(data.held_out):
         observed = data.task.trusted_observed[data.held_out]
         pixels = data.images.trusted[torch.from_numpy(data.held_out).long()]
-        corrected, alone = _answers(teacher, pixels, np.maximum(observed, 0), data)
-        answers[data.held_out] = np.where((observed == NO_LABEL)[:, None], alone, corrected)
-    return answers
+        corrected, alone = _predictions(teacher, pixels, np.maximum(observed, 0), data)
+        predicted[data.held_out] = np.where((observed == NO_LABEL)[:, None], alone, corrected)
+    return predicted
 
 
 @torch.inference_mode()
-def _answers(
+def _predictions(
     teacher: nn.Module, pixels: UInt8[Tensor, "rows channels height width"], observed: IntArray, data: _Data
 ) -> tuple[FloatArray, FloatArray]:
     """Corrected labels [rows, K] and the classifier's own p(y | x) [rows, K], by one pass of the teacher."""

@@ -58,7 +58,7 @@ class StepSettings:
     teacher_lr: float
     corruption: Corruption
     joined: Literal["matched", "reversed"]
-    mix: bool  # the first half of the trusted batch trains the student too; the second half judges it
+    mix: bool  # the first half of the trusted batch trains the student too; the second half scores it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class EMLCNetworks:
     def _teach(
         self, batch: NoisyAndTrusted, settings: StepSettings, generator: torch.Generator, *, supervised: bool
     ) -> tuple[Correction, Tensor]:
-        """Corrected labels of the noisy rows, and L_CE + L_BCE of the trusted ones (0 where not asked for)."""
+        """Corrected labels of the noisy rows, and L_CE + L_BCE of the trusted ones (0 where they are off)."""
         images = torch.cat([batch.noisy, batch.trusted]) if supervised else batch.noisy
         count = len(batch.noisy)
         with self.autocast():

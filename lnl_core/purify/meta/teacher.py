@@ -196,7 +196,7 @@ class EMLCCorrector(nn.Module):
         return self._correction(batch.inputs, batch.observed, student).soft_label
 
     def supervised_loss(self, trusted: TrustedBatch, generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """L_CE of the teacher's classifier and, where asked for, L_BCE of its gate."""
+        """L_CE of the teacher's classifier and, where it is set, L_BCE of its gate."""
         representation = self.teacher.backbone(trusted.inputs)
         if isinstance(self.teacher, ReadingTeacher):
             assert trusted.student_says is not None
@@ -209,7 +209,7 @@ class EMLCCorrector(nn.Module):
             losses["gate_bce"] = gate_loss(self.teacher.correct(representation, logits, fed), corrupted)
         return losses
 
-    def answer(
+    def predict(
         self, inputs: Tensor, observed: Int[Tensor, " batch"], student: nn.Module
     ) -> Float[Tensor, "batch classes"]:
         """q of any rows."""

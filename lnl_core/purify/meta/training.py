@@ -82,7 +82,7 @@ class TrustedBatch:
     inputs: Tensor  # [batch, ...]
     label: Int[Tensor, " batch"]
     observed: Int[Tensor, " batch"]  # what the source had said; NO_LABEL (-1) where unknown
-    student_says: Float[Tensor, "batch classes"] | None = None  # the student's logits, detached, when it is judged
+    student_says: Float[Tensor, "batch classes"] | None = None  # the student's logits, detached, when it is scored
 
     @property
     def known(self) -> Bool[Tensor, " batch"]:
@@ -117,7 +117,7 @@ class MetaSchedule:
     momentum: float
     weight_decay: float
     cosine: bool  # both learning rates fall to 0 over the run; else they stay
-    mix: bool  # half of each trusted batch trains the student, the other half judges it
+    mix: bool  # half of each trusted batch trains the student, the other half scores it
     meta_weight: float  # of the meta loss beside the supervised ones
     undo_lr: bool  # the meta-gradient without its factor eta_w, which makes it vanish beside the supervised losses
     method: Literal["fpmg", "finite_difference"]
@@ -196,8 +196,8 @@ class MetaTrainer:
     def _teach(self, trusted: TrustedBatch, half: int, generator: torch.Generator) -> dict[str, float]:
         """Eq. 12: the meta-gradient and the gradients of the supervised losses in one backward pass."""
         says = self.student(trusted.inputs)
-        judged = F.cross_entropy(says[half:], trusted.label[half:])
-        direction = gradient(judged, self.student)
+        meta_loss = F.cross_entropy(says[half:], trusted.label[half:])
+        direction = gradient(meta_loss, self.student)
         weight = self.schedule.meta_weight / (max(self._past[-1].lr, 1e-12) if self.schedule.undo_lr else 1.0)
         total = weight * self._meta_surrogate(direction)
         supervised = self.corrector.supervised_loss(replace(trusted, student_says=says.detach()), generator)
@@ -206,7 +206,7 @@ class MetaTrainer:
         self._past.clear()
         assert self._teacher_optimizer is not None
         _descend(self._teacher_optimizer, total)
-        return {"meta_loss": judged.item(), **{name: value.item() for name, value in supervised.items()}}
+        return {"meta_loss": meta_loss.item(), **{name: value.item() for name, value in supervised.items()}}
 
     def _meta_surrogate(self, direction: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         if self.schedule.method == "finite_difference":

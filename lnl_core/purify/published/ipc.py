@@ -63,7 +63,7 @@ def trusted_map(features: FloatArray, trusted: FloatArray, settings: DMLPConfig,
 
 
 def _solve(gram: Array, trusted: Array, settings: DMLPConfig, what: str) -> Array:
-    """F_v A^-1 [m, d] by a Cholesky factor, whose reciprocal condition number tells whether A has an inverse."""
+    """F_v A^-1 [m, d] by a Cholesky factor, whose reciprocal condition number shows whether A has an inverse."""
     size = float(np.abs(gram).sum(axis=0).max())
     try:
         factor = cho_factor(gram, lower=True)
@@ -74,7 +74,7 @@ def _solve(gram: Array, trusted: Array, settings: DMLPConfig, what: str) -> Arra
         raise ConfigError(
             f"dmlp: F'F of {what} and {len(gram)} features has no inverse, and purify.dmlp.ridge = {settings.ridge:g} "
             "adds too little (constant or repeated features, or fewer rows than features); set purify.dmlp.ridge, "
-            "e.g. 1e-3, drop such features, or take mode fixed"
+            "e.g. 1e-3, drop such features, or use ipc_ensemble"
         )
     return np.asarray(cho_solve(factor, trusted.T).T, order="C")
 

@@ -1,4 +1,4 @@
-"""Out-of-fold answers on trusted rows: what a fit may see of them, and what stands in for an unknown observed label."""
+"""Out-of-fold predictions on trusted rows: what a fit may see of them, and what stands in for an unknown observed label."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small_task(trusted_label: list[int], trusted_observed: list[int], classes: i
     rng = np.random.default_rng(0)
     trusted = len(trusted_label)
     features = rng.normal(size=(rows + trusted, 2)).astype(np.float32)
-    features[rows:, 0] = np.arange(trusted) + 100  # so that a fit can tell which trusted rows it was given
+    features[rows:, 0] = np.arange(trusted) + 100  # so that a fit can see which trusted rows it was given
     return PurifyTask(
         noisy=MappedRows(values=features, rows=np.arange(rows)),
         observed=rng.integers(0, classes, rows).astype(np.int32),
@@ -40,7 +40,7 @@ def small_task(trusted_label: list[int], trusted_observed: list[int], classes: i
 
 
 class Recorder:
-    """A purifier that answers with the observed label and remembers what it was shown."""
+    """A purifier that predicts the observed label and remembers what it was shown."""
 
     def __init__(self) -> None:
         self.tasks: list[PurifyTask] = []
@@ -66,8 +66,8 @@ def test_joined_rows_stream_both_in_order() -> None:
 def test_a_fold_is_shown_with_its_observed_labels_alone() -> None:
     label, observed = [0, 0, 0, 1, 1, 1, 2, 2, 2], [1, 0, 2, 1, 0, 1, 2, 2, 0]
     task, recorder = small_task(label, observed), Recorder()
-    answers = cross_fit(recorder, Quiet(), task, task.trusted_observed, np.random.default_rng(1), folds=3)
-    np.testing.assert_array_equal(answers.argmax(axis=1), observed)
+    predicted = cross_fit(recorder, Quiet(), task, task.trusted_observed, np.random.default_rng(1), folds=3)
+    np.testing.assert_array_equal(predicted.argmax(axis=1), observed)
     held_out = []
     for shown in recorder.tasks:
         kept = set((shown.trusted[:, 0] - 100).astype(int))
@@ -83,30 +83,30 @@ def test_a_fold_is_shown_with_its_observed_labels_alone() -> None:
 
 def test_the_only_trusted_row_of_a_class_is_never_moved() -> None:
     task, recorder = small_task([0, 0, 1, 2, 2], [0, 1, 1, 2, 0]), Recorder()
-    answers = cross_fit(recorder, Quiet(), task, task.trusted_observed, np.random.default_rng(1), folds=3)
-    assert np.isnan(answers[2]).all()
-    assert np.isfinite(answers[[0, 1, 3, 4]]).all()
+    predicted = cross_fit(recorder, Quiet(), task, task.trusted_observed, np.random.default_rng(1), folds=3)
+    assert np.isnan(predicted[2]).all()
+    assert np.isfinite(predicted[[0, 1, 3, 4]]).all()
     assert all(1 in shown.trusted_label for shown in recorder.tasks)
     found = Recorder()(task, Quiet(), np.random.default_rng(0))
-    judged = trusted_predictions(recorder, Quiet(), task, found, np.random.default_rng(1), folds=3)
-    assert judged is not None
-    assert len(judged) == 4
+    predicted = trusted_predictions(recorder, Quiet(), task, found, np.random.default_rng(1), folds=3)
+    assert predicted is not None
+    assert len(predicted) == 4
 
 
 def test_implied_transition_is_the_count_of_each_pair() -> None:
     rng = np.random.default_rng(2)
-    answer = rng.dirichlet(np.ones(3), 200).astype(np.float32)
+    soft = rng.dirichlet(np.ones(3), 200).astype(np.float32)
     observed = rng.integers(0, 3, 200).astype(np.int32)
     slow = np.zeros((3, 3))
     for row in range(200):
         for label in range(3):
-            slow[label, observed[row]] += answer[row, label]
-    np.testing.assert_allclose(implied_transition(answer, observed), slow / slow.sum(axis=1, keepdims=True), atol=1e-5)
+            slow[label, observed[row]] += soft[row, label]
+    np.testing.assert_allclose(implied_transition(soft, observed), slow / slow.sum(axis=1, keepdims=True), atol=1e-5)
 
 
 def test_a_class_without_mass_keeps_its_labels() -> None:
-    answer = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
-    np.testing.assert_allclose(implied_transition(answer, np.array([0, 1], dtype=np.int32))[1:], np.eye(3)[1:])
+    soft = np.array([[1, 0, 0], [1, 0, 0]], dtype=np.float32)
+    np.testing.assert_allclose(implied_transition(soft, np.array([0, 1], dtype=np.int32))[1:], np.eye(3)[1:])
 
 
 def test_drawn_labels_follow_the_matrix() -> None:
@@ -124,31 +124,31 @@ def test_an_unknown_observed_label_becomes_drawn_evidence() -> None:
     noisy = np.full((30, 3), 1 / 3, dtype=np.float32)
     found = Purification(posterior=noisy, metrics={}, trusted_posterior=alone.copy())
     transition = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]])
-    judged = trusted_predictions(
+    predicted = trusted_predictions(
         Recorder(), Quiet(), task, found, np.random.default_rng(5), folds=3, transition=transition
     )
-    assert judged is not None
-    np.testing.assert_array_equal(judged.simulated, [False, False, True, True, False, True])
-    np.testing.assert_array_equal(judged.posterior[~judged.simulated], alone[~judged.simulated])
-    by_hand = posterior(alone[judged.simulated], transition, judged.observed[judged.simulated])
-    np.testing.assert_array_equal(judged.posterior[judged.simulated], by_hand)
-    assert (transition[judged.label, judged.observed][judged.simulated] > 0).all()
-    np.testing.assert_array_equal(found.trusted_posterior, alone)  # the caller's answer is left as it was
+    assert predicted is not None
+    np.testing.assert_array_equal(predicted.simulated, [False, False, True, True, False, True])
+    np.testing.assert_array_equal(predicted.posterior[~predicted.simulated], alone[~predicted.simulated])
+    by_hand = posterior(alone[predicted.simulated], transition, predicted.observed[predicted.simulated])
+    np.testing.assert_array_equal(predicted.posterior[predicted.simulated], by_hand)
+    assert (transition[predicted.label, predicted.observed][predicted.simulated] > 0).all()
+    np.testing.assert_array_equal(found.trusted_posterior, alone)  # the caller's posterior is left as it was
 
 
 @pytest.mark.parametrize("observed", [[0, 2, NO_LABEL], [NO_LABEL] * 3])
-def test_keeping_labels_is_judged_only_where_they_are_known(observed: list[int]) -> None:
+def test_keeping_labels_is_scored_only_where_they_are_known(observed: list[int]) -> None:
     task = small_task([0, 1, 2], observed)
     found = none(task, NoneConfig(), np.random.default_rng(0))
-    judged = trusted_predictions(none, NoneConfig(), task, found, np.random.default_rng(0), folds=3)
+    predicted = trusted_predictions(none, NoneConfig(), task, found, np.random.default_rng(0), folds=3)
     if observed[0] == NO_LABEL:
-        assert judged is None
+        assert predicted is None
     else:
-        assert judged is not None
-        np.testing.assert_array_equal(judged.right, [True, False])
+        assert predicted is not None
+        np.testing.assert_array_equal(predicted.right, [True, False])
 
 
-def test_no_trusted_rows_no_answers() -> None:
+def test_no_trusted_rows_no_predictions() -> None:
     task = small_task([], [])
     found = Recorder()(task, Quiet(), np.random.default_rng(0))
     assert trusted_predictions(Recorder(), Quiet(), task, found, np.random.default_rng(0), folds=3) is None

@@ -10,10 +10,10 @@ import pytest
 
 from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, Purified, string_ids, write_purified
-from lnl_core.purify.decide.cross_fit import TrustedPredictions
 from lnl_core.files import file_md5
-from lnl_core.purify.decide.decisions import Past, UpdateSettings, decide, decided_before, previous_version
-from lnl_core.purify.decide.purified import purify
+from lnl_core.purify.decide.cross_fit import TrustedPredictions
+from lnl_core.purify.decide.decide import purify
+from lnl_core.purify.decide.decisions import Past, UpdateSettings, decided_before, previous_version, with_margin
 from lnl_core.purify.decide.routes import RouteSettings, rows_for_review
 from lnl_core.purify.knn import KNNConfig
 from lnl_core.purify.task import PurifyTask
@@ -30,15 +30,15 @@ def test_margins_by_hand() -> None:
     """ln 2 = 0.693: with 0.7, 0.6 against 0.31 holds (0.660) and against 0.29 flips (0.727)."""
     posterior = np.array([[0.6, 0.31, 0.09], [0.6, 0.29, 0.11], [0.6, 0.31, 0.09], [0.0, 1.0, 0.0]], dtype=np.float32)
     past = past_of([1, 1, NO_LABEL, 0], 0.7)
-    assert decide(posterior, past).tolist() == [1, 0, 0, 1]
-    assert decide(posterior, None).tolist() == [0, 0, 0, 1]
-    assert decide(posterior, past_of([1, 1, 1, 0], 0.0)).tolist() == [0, 0, 0, 1]
+    assert with_margin(posterior, past).tolist() == [1, 0, 0, 1]
+    assert with_margin(posterior, None).tolist() == [0, 0, 0, 1]
+    assert with_margin(posterior, past_of([1, 1, 1, 0], 0.0)).tolist() == [0, 0, 0, 1]
 
 
 def test_without_a_margin_a_tie_is_decided_as_without_a_past() -> None:
     posterior = np.array([[0.5, 0.5]], dtype=np.float32)
-    assert decide(posterior, past_of([1], 0.0)).tolist() == decide(posterior, None).tolist() == [0]
-    assert decide(posterior, past_of([1], 0.1)).tolist() == [1]
+    assert with_margin(posterior, past_of([1], 0.0)).tolist() == with_margin(posterior, None).tolist() == [0]
+    assert with_margin(posterior, past_of([1], 0.1)).tolist() == [1]
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.7, 2.0])
@@ -51,7 +51,7 @@ def test_decisions_are_those_of_a_loop(margin: float) -> None:
         new = int(row.argmax())
         flips = old == NO_LABEL or math.log(row[new]) - math.log(row[old]) > margin
         expected.append(new if flips else int(old))
-    found = decide(posterior, past_of(before.tolist(), margin))
+    found = with_margin(posterior, past_of(before.tolist(), margin))
     assert found.tolist() == expected
     assert 0 < (found != posterior.argmax(axis=1)).sum() < 500
 
@@ -79,13 +79,13 @@ def held_routes(settings: RouteSettings, right: bool) -> list[str]:
     """Routes of four rows of observed label 0: kept against the mode, held as a change, changed by the mode, kept."""
     posterior = np.array([[0.4, 0.6], [0.65, 0.35], [0.4, 0.6], [0.9, 0.1]], dtype=np.float32)
     observed, label = np.zeros(4, dtype=np.int32), np.array([0, 1, 1, 0], dtype=np.int32)
-    answers = TrustedPredictions(
+    predicted = TrustedPredictions(
         posterior=np.tile(np.array([[0.38, 0.62]], dtype=np.float32), (200, 1)),
         label=np.full(200, int(right), dtype=np.int32),
         observed=np.zeros(200, dtype=np.int32),
         simulated=np.zeros(200, dtype=bool),
     )
-    review, metrics = rows_for_review(posterior, label, observed, answers, settings, np.random.default_rng(0))
+    review, metrics = rows_for_review(posterior, label, observed, predicted, settings, np.random.default_rng(0))
     if review is None:
         assert metrics == {}
         review = np.zeros(4, dtype=bool)

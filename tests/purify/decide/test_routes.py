@@ -13,9 +13,10 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, Purified, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide import purified as answer
-from lnl_core.purify.decide.purified import purify
-from lnl_core.purify.decide.routes import RouteSettings, hold_out
+from lnl_core.purify.decide.calibrate import Calibrated
+from lnl_core.purify.decide.cross_fit import hold_out
+from lnl_core.purify.decide.decide import purify
+from lnl_core.purify.decide.routes import RouteSettings
 from lnl_core.purify.task import PurifyTask
 
 CLASSES, WIDTH = 3, 4
@@ -55,9 +56,9 @@ def run(task: PurifyTask, routes: RouteSettings, seed: int = 0, method: str = "t
 
 
 @pytest.fixture
-def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+def uncalibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the calibration of the confidence, half the time of a run, on which no route depends."""
-    monkeypatch.setattr(answer, "_judged", lambda *_: None)
+    monkeypatch.setattr(Calibrated, "on", lambda *_: None)
 
 
 def wrong_share(found: Purified, true: np.ndarray) -> float:
@@ -66,7 +67,7 @@ def wrong_share(found: Purified, true: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("calibration", ["cross_fit", "split"])
-@pytest.mark.usefixtures("unjudged")
+@pytest.mark.usefixtures("uncalibrated")
 def test_the_promise_holds_at_the_stated_rate(calibration: str) -> None:
     routes = PROMISE.model_copy(update={"calibration": calibration})
     shares, applied, unrouted = [], [], []
@@ -138,7 +139,7 @@ def test_a_purifier_that_proposes_nothing_is_no_refusal_to_warn_of() -> None:
     assert metrics["promise_refused"] == "no change is proposed"
 
 
-@pytest.mark.usefixtures("unjudged")
+@pytest.mark.usefixtures("uncalibrated")
 def test_trusted_rows_of_other_class_shares_are_thinned_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """The promise over draws where the trusted set is balanced and the noisy rows are not."""
     logging.getLogger("lnl").propagate = True

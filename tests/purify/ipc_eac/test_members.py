@@ -14,7 +14,7 @@ QUICK = {"eac_steps": 100, "max_steps": 32}
 
 
 def crossed(rows: int, noise: float) -> tuple[PurifyTask, np.ndarray]:
-    """Two classes of two opposite clusters each, which no line tells apart; 80 more rows are trusted."""
+    """Two classes of two opposite clusters each, which no line separates; 80 more rows are trusted."""
     rng = np.random.default_rng(5)
     corner = rng.integers(0, 4, rows + 80)
     centre = np.array([[2, 2], [-2, 2], [-2, -2], [2, -2]])[corner]

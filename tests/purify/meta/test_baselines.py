@@ -75,8 +75,8 @@ def test_mslc_remembers_a_row_by_its_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlc", "mslc"])
-@pytest.mark.parametrize("answer", ["student", "teacher"])
-def test_purifies_digits(name: str, answer: str) -> None:
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_purifies_digits(name: str, kind: str) -> None:
     data, rng = load_digits(), np.random.default_rng(1)
     rows = rng.permutation(len(data.target))[:900]
     true, features = data.target[rows].astype(np.int32), data.data[rows].astype(np.float32)
@@ -90,7 +90,7 @@ def test_purifies_digits(name: str, answer: str) -> None:
         classes=10,
     )
     entry = PURIFIERS.get(name)
-    found = entry.make(task, entry.config(answer=answer, folds=2), np.random.default_rng(0))
+    found = entry.make(task, entry.config(posterior=kind, folds=2), np.random.default_rng(0))
     right = (found.posterior.argmax(axis=1) == true[:800]).mean()
     assert right > (task.observed == true[:800]).mean()
-    assert found.metrics["chosen"]["answer"] == answer
+    assert found.metrics["chosen"]["posterior"] == kind

@@ -138,7 +138,7 @@ def test_the_student_is_read_and_left_alone() -> None:
     inputs, observed = torch.randn(4, 5), torch.tensor([0, 2, 2, 1])
     found = corrector.soft_label(NoisyBatch(rows=torch.arange(4), inputs=inputs, observed=observed), student)
     torch.testing.assert_close(found, network(inputs, observed, student(inputs)).soft_label)
-    torch.testing.assert_close(found, corrector.answer(inputs, observed, student))
+    torch.testing.assert_close(found, corrector.predict(inputs, observed, student))
     trusted = TrustedBatch(inputs=inputs, label=observed, observed=observed, student_says=student(inputs))
     losses = corrector.supervised_loss(trusted, torch.Generator().manual_seed(0))
     expected = nn.functional.cross_entropy(network.read(inputs, student(inputs)), observed)

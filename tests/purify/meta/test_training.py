@@ -71,9 +71,9 @@ def exact_teacher_step(
         loss = loss + F.cross_entropy(student(trusted.inputs[:half]), trusted.label[:half])
     grads = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     moved = {name: w - schedule.student_lr * g for (name, w), g in zip(weights.items(), grads, strict=True)}
-    judged = F.cross_entropy(functional_call(student, moved, (trusted.inputs[half:],)), trusted.label[half:])
+    meta_loss = F.cross_entropy(functional_call(student, moved, (trusted.inputs[half:],)), trusted.label[half:])
     logits = corrector.teacher.classifier(corrector.teacher.backbone(trusted.inputs))
-    total = schedule.meta_weight * judged + F.cross_entropy(logits, trusted.label)
+    total = schedule.meta_weight * meta_loss + F.cross_entropy(logits, trusted.label)
     alpha = list(corrector.parameters())
     steps = torch.autograd.grad(total, alpha)
     after = [a.detach() - teacher_lr * g for a, g in zip(alpha, steps, strict=True)]

@@ -9,6 +9,7 @@ import numpy as np
 from lnl_core.contracts import NO_LABEL
 from lnl_core.purify.row_sample import row_sample
 from lnl_core.purify.task import PurifyTask
+from lnl_core.runtime import seed_for
 from lnl_core.statistics.noise_estimate import MeasuredNoise, count_noise, hoc_noise
 
 LEAST_TRUSTED = 50  # trusted rows with a known observed label from which counting beats neighbours: +-14 points or less
@@ -32,7 +33,7 @@ def estimate_noise(task: PurifyTask, generator: np.random.Generator) -> Measured
     return hoc_noise(features, task.observed[rows], task.classes, generator)
 
 
-def noise_metrics(task: PurifyTask, generator: np.random.Generator) -> dict[str, Any]:
-    """`noise_estimate` for metrics.json; nothing where there is none."""
-    found = estimate_noise(task, generator)
+def noise_metrics(task: PurifyTask, seed: int) -> dict[str, Any]:
+    """`noise_estimate` for metrics.json; nothing where there is none. No decision on a label depends on it."""
+    found = estimate_noise(task, np.random.default_rng(seed_for(seed, "purify", "noise")))
     return {} if found is None else {"noise_estimate": found.as_metrics()}
