@@ -15,7 +15,7 @@ from lnl_core.runtime import Runtime
 
 LEAST_ROWS = 30  # fewer points have no neighbourhoods to show
 PERPLEXITY = 30.0  # neighbours that a point attends to; the middle of the paper's 5 to 50
-SEED = 0  # the same test rows and the same start in every run, so that maps of two runs can be laid side by side
+SEED = 0  # the same test rows and the same start in every run, so that maps of two runs can be put side by side
 
 
 def drawn_rows(rows: int, most: int, generator: np.random.Generator) -> Int[np.ndarray, " drawn"]:
@@ -24,7 +24,7 @@ def drawn_rows(rows: int, most: int, generator: np.random.Generator) -> Int[np.n
 
 
 def first_encoder(ensemble: Ensemble) -> nn.Module:
-    """The encoder of the first network: maps of several networks could not be laid over each other."""
+    """The encoder of the first network: maps of several networks could not be drawn over each other."""
     network = ensemble.networks[0]
     assert isinstance(network, Classifier), "saved ensembles are made of classifiers"
     return network.encoder
@@ -48,7 +48,7 @@ def why_no_map(features: Float[np.ndarray, "rows features"]) -> str | None:
     if len(features) < LEAST_ROWS:
         return f"{len(features)} test rows are too few for a map, {LEAST_ROWS} are the least"
     if features.shape[1] < 2 or not np.isfinite(features).all() or not np.ptp(features, axis=0).any():
-        return "the model's features do not tell the test rows apart"
+        return "the model's features do not distinguish the test rows"
     return None
 
 

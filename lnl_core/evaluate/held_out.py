@@ -47,7 +47,7 @@ HELD_OUT = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one classifier says of n rows."""
+    """Predictions of one classifier for n rows."""
 
     label: IntArray  # [n], 0..K-1
     confidence: FloatArray  # [n] the probability of that label
@@ -85,11 +85,14 @@ def write_held_out(path: Path, table: HeldOutTable) -> None:
         pa.array(observed, pa.int32(), mask=observed == NO_LABEL),
     ]
     for classifier in CLASSIFIERS:
-        answers = table.answers.get(classifier)
-        if answers is None:
+        predicted = table.answers.get(classifier)
+        if predicted is None:
             columns += [pa.nulls(len(order), pa.int32()), pa.nulls(len(order), pa.float32())]
         else:
-            columns += [pa.array(answers.label[order], pa.int32()), pa.array(answers.confidence[order], pa.float32())]
+            columns += [
+                pa.array(predicted.label[order], pa.int32()),
+                pa.array(predicted.confidence[order], pa.float32()),
+            ]
     metadata = {"class_names": list(table.class_names), "about": dict(table.about), "missing": dict(table.missing)}
     metadata["classifiers"] = [name for name in CLASSIFIERS if name in table.answers]
     write_table(path, pa.Table.from_arrays(columns, schema=HELD_OUT), metadata)
@@ -107,7 +110,7 @@ def read_held_out(path: Path) -> HeldOutTable:
         ids=string_ids(table["id"].to_pylist()),
         label=_ints(table, "label"),
         observed=_ints(table, "observed_label"),
-        answers={name: _answers(table, name) for name in CLASSIFIERS if name in metadata.get("classifiers", ())},
+        answers={name: _predicted(table, name) for name in CLASSIFIERS if name in metadata.get("classifiers", ())},
         class_names=names,
         about=metadata.get("about", {}),
         missing=metadata.get("missing", {}),
@@ -137,7 +140,7 @@ def score_held_out(table: HeldOutTable) -> dict[str, Any]:
     return scores
 
 
-def _answers(table: pa.Table, name: str) -> Answers:
+def _predicted(table: pa.Table, name: str) -> Answers:
     confidence = table[f"{name}_confidence"].to_numpy().astype(np.float32)
     return Answers(label=_ints(table, f"{name}_label"), confidence=confidence)
 

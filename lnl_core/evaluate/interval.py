@@ -19,9 +19,9 @@ def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     if rows < 1:
         raise ValueError(f"rows = {rows}: an interval needs at least one row")
     share = right / rows
-    spread = Z95**2 / rows
-    centre = (share + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(share * (1 - share) / rows + spread / (4 * rows))
+    ratio = Z95**2 / rows
+    centre = (share + ratio / 2) / (1 + ratio)
+    half = Z95 / (1 + ratio) * math.sqrt(share * (1 - share) / rows + ratio / (4 * rows))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

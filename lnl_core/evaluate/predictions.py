@@ -14,7 +14,7 @@ from lnl_core.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Answers of one classifier."""
+    """Predicted labels of one classifier."""
 
     label: Int[np.ndarray, " rows"]
     confidence: Float[np.ndarray, " rows"]  # probability of that label, 0..1

@@ -12,7 +12,7 @@
     suspicious.csv           rows: id, observed, purified, confidence, suspicion, true (empty where unknown)
     uncertain.csv            the same columns, the least confident rows first
     selection.csv            traced epoch: share of the rows selected, precision, recall, AUROC of the selection
-    belief.csv               traced epoch: right labels in the method's belief, in what it learned from, as observed
+    predicted.csv            traced epoch: share of right labels as the method predicts, as learned from, as observed
     small_loss.csv           epoch, bin: rows, right and wrong labels, mean density of the two Gaussians of the split
     trainer_transition.csv   as transition.csv: true share and the training method's estimate, of the learned labels
     embedding.csv            a row a test image: place on the t-SNE map, best known label, prediction of model_best

@@ -1,4 +1,4 @@
-"""A method's trace against the truth: how good its selection was and what it believed, epoch by epoch.
+"""A method's trace against the truth: how good its selection and its predicted labels were, epoch by epoch.
 
 A selected row is one whose label the method learned from as it is; the label is right where it equals the true one.
 AUROC as in the LNL-flywheel's Figure 5 (left), label accuracy as in its Figure 5 (right).
@@ -31,7 +31,7 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Belief:
+class LabelAccuracy:
     """Shares of right labels among the rows with truth."""
 
     accuracy: float | None  # of the class that the method holds to be the true one
@@ -45,7 +45,7 @@ class EpochScores:
 
     epoch: int
     selection: Selection | None
-    belief: Belief | None
+    predicted: LabelAccuracy | None
     losses: LossHistogram | None
 
 
@@ -60,22 +60,22 @@ def score_epoch(trace: TraceEpoch, learned: LearnedLabels) -> EpochScores:
     ours = rows >= 0
     rows = rows[ours]
     known, right = learned.known[rows], learned.label[rows] == learned.true[rows]
-    selected, clean, belief, losses = (
+    selected, clean, predicted, losses = (
         None if column is None else column[ours]
         for column in (
             trace.selected,
             trace.clean,
-            trace.belief,
+            trace.predicted,
             None if trace.loss is None else scaled_losses(trace.loss, bool(trace.mixture)),
         )
     )
     return EpochScores(
         epoch=trace.epoch,
         selection=None if selected is None and clean is None else score_selection(selected, clean, right, known),
-        belief=None
-        if belief is None
-        else Belief(
-            accuracy=share((belief == learned.true[rows])[known]),
+        predicted=None
+        if predicted is None
+        else LabelAccuracy(
+            accuracy=share((predicted == learned.true[rows])[known]),
             learned=share(right[known]),
             observed=share((learned.observed[rows] == learned.true[rows])[known]),
         ),

@@ -14,7 +14,7 @@ LARGE_ECE = 0.05  # above it a threshold on the confidence does not mean what it
 FEW_TRUSTED = 10  # a class
 LEAKY_SELECTION = 0.1  # share of wrong labels among the selected rows that a network begins to learn by heart
 POOR_SELECTION = 0.5  # share of the right labels that is selected
-TOLD_GAP = 0.05  # between the noise rate that was told and the measured one
+ESTIMATE_GAP = 0.05  # between the estimated noise rate and the measured one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def advise(
         _test(scores, metrics.get("prepare", {})),
         _assumed(metrics.get("train", {})),
         _selection(scores, metrics.get("train", {})),
-        _belief(scores),
+        _predicted(scores),
         _overfit(scores),
         _gain(scores),
     )
@@ -94,7 +94,7 @@ def _truth(scores: Mapping[str, Any]) -> Iterator[Advice]:
             kind="do",
             title="Check a random sample",
             text="No true labels are known, so nothing here measures how many purified labels are right. Draw 100 "
-            "purified rows at random and check them by hand: that tells the share to within ten points.",
+            "purified rows at random and check them by hand: that gives the share to within ten points.",
         )
 
 
@@ -204,35 +204,38 @@ def _assumed(train: Mapping[str, Any]) -> Iterator[Advice]:
             f"Nothing was known of the noise, so the training assumed {percent(dig(train, 'noise', 'rate'))} wrong "
             "labels. Verified rows make it an estimate; `train.noise_rate` sets it by hand."
         )
-        yield Advice(kind="do", title="Tell the training how many labels are wrong", text=text)
+        yield Advice(kind="do", title="Give the training a noise rate", text=text)
 
 
 def _selection(scores: Mapping[str, Any], train: Mapping[str, Any]) -> Iterator[Advice]:
     found = dig(scores, "training", "selection") or {}
-    told, measured = dig(train, "noise", "rate"), dig(scores, "training", "noise_rate")
+    estimated, measured = dig(train, "noise", "rate"), dig(scores, "training", "noise_rate")
     precision, recall = found.get("precision"), found.get("recall")
-    known = told is not None and measured is not None
-    rates = f" It was told of {percent(told)} wrong labels, {percent(measured)} are: the estimate is too "
+    known = estimated is not None and measured is not None
+    rates = (
+        f" It was given an estimate of {percent(estimated)} wrong labels, {percent(measured)} are wrong: "
+        "the estimate is too "
+    )
     mend = "; `train.noise_rate` sets another one."
     if precision is not None and 1 - precision > LEAKY_SELECTION:
         text = (
             f"Of the rows that the method selected in the last traced epoch {percent(1 - precision)} have a wrong "
             f"label (precision {percent(precision)}), and it learned from them as if they were right."
         )
-        text += f"{rates}low{mend}" if known and told < measured - TOLD_GAP else ""
+        text += f"{rates}low{mend}" if known and estimated < measured - ESTIMATE_GAP else ""
         yield Advice(kind="caution", title="Wrong labels are learned as right ones", text=text)
     if recall is not None and recall < POOR_SELECTION:
         text = f"The method selected {percent(recall)} of the rows whose label is right in the last traced epoch."
-        text += f"{rates}high{mend}" if known and told > measured + TOLD_GAP else ""
+        text += f"{rates}high{mend}" if known and estimated > measured + ESTIMATE_GAP else ""
         yield Advice(kind="caution", title="Right labels are left unused", text=text)
 
 
-def _belief(scores: Mapping[str, Any]) -> Iterator[Advice]:
-    found = dig(scores, "training", "belief") or {}
-    belief, learned = found.get("accuracy"), found.get("learned")
-    if belief is not None and learned is not None and belief < learned:
+def _predicted(scores: Mapping[str, Any]) -> Iterator[Advice]:
+    found = dig(scores, "training", "predicted") or {}
+    predicted, learned = found.get("accuracy"), found.get("learned")
+    if predicted is not None and learned is not None and predicted < learned:
         text = (
-            f"In the last traced epoch {percent(belief)} of the classes that the method held to be true were right, "
+            f"In the last traced epoch {percent(predicted)} of the labels that the method predicted were right, "
             f"of the labels that it had learned from {percent(learned)}: this training makes the labels worse."
         )
         yield Advice(kind="caution", title="The method knows less than its labels", text=text)

@@ -191,7 +191,7 @@ class LineChart:
 
     @property
     def legend(self) -> list[tuple[str, str]]:
-        """(name, CSS class) of what needs telling apart."""
+        """(name, CSS class) of each series, where there are several to distinguish."""
         named = [(series.name, series.style) for series in self.series if series.name]
         return named if len(named) > 1 else []
 

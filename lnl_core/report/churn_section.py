@@ -64,8 +64,8 @@ def _text(churn: Mapping[str, Any]) -> str:
         ("rows_gone", "gone"),
         ("rows_with_another_observed_label", "with another observed label than before"),
     )
-    told = [f"{_rows(churn[key])} {what}" for key, what in kinds if churn.get(key)]
-    return f"Not compared: {', '.join(told)}." if told else ""
+    left_out = [f"{_rows(churn[key])} {what}" for key, what in kinds if churn.get(key)]
+    return f"Not compared: {', '.join(left_out)}." if left_out else ""
 
 
 def _rows(count: int) -> str:

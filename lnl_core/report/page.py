@@ -50,7 +50,7 @@ class ImageCard:
     confidence: float
     suspicion: float
     true: str
-    verdict: str  # right | wrong | unknown
+    mark: str  # right | wrong | unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,9 +299,9 @@ def _galleries(sources: Sources) -> dict[str, list[ImageCard]]:
 
 
 def _image_card(record: Record, sources: Sources) -> ImageCard:
-    verdict = "unknown"
+    mark = "unknown"
     if record["true"]:
-        verdict = "right" if record["true"] == record["purified"] else "wrong"
+        mark = "right" if record["true"] == record["purified"] else "wrong"
     return ImageCard(
         id=record["id"],
         image=sources.thumbnails.get(record["id"]),
@@ -310,7 +310,7 @@ def _image_card(record: Record, sources: Sources) -> ImageCard:
         confidence=float(record["confidence"]),
         suspicion=float(record["suspicion"]),
         true=record["true"],
-        verdict=verdict,
+        mark=mark,
     )
 
 

@@ -1,6 +1,6 @@
-"""Where the report finds what the stages wrote, and readers that take "not there" for an answer.
+"""Where the report finds what the stages wrote, and readers that accept that it is not there.
 
-The report never asks for the truth: it knows what evaluate wrote into its scores and plots.
+The report never reads the truth: it shows what evaluate wrote into its scores and plots.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lnl_core.files import read_json
+from lnl_core.renamed import with_new_keys
 
 STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train", "evaluate", "report")
 Record = dict[str, str]
@@ -45,7 +46,7 @@ def read_metrics(paths: RunFiles) -> dict[str, Mapping[str, Any]]:
     for stage in STAGES:
         path = paths.metrics(stage)
         if path.exists():
-            found[stage] = read_json(path).get(stage, {})
+            found[stage] = with_new_keys(read_json(path).get(stage, {}))
     return found
 
 

@@ -1,7 +1,7 @@
 """A map of test images: points coloured by class, crosses where the prediction is wrong, names in their heaps.
 
 Ten colours in CSS serve light and dark. The second ten classes are rings; from the 21st on colours come again, and the
-names in the heaps and the tooltips tell classes apart.
+names in the heaps and the tooltips distinguish classes.
 """
 
 from __future__ import annotations

@@ -136,12 +136,14 @@ def routes(purify: Mapping[str, Any]) -> dict[str, Any] | None:
     if not routes or wanted is None:
         return None
     sure = formats.percent(purify["promise_confidence"], 0)
-    asked = f"At most {formats.percent(wanted)} of the applied changes are wrong, with {sure} confidence"
+    promise = f"At most {formats.percent(wanted)} of the applied changes are wrong, with {sure} confidence"
     if purify.get("promise_refused"):
-        text = f"Asked: {asked[0].lower()}{asked[1:]}. It cannot be promised: {purify['promise_refused']}."
+        text = f"Requested: {promise[0].lower()}{promise[1:]}. It cannot be promised: {purify['promise_refused']}."
     else:
         rows = formats.count(purify.get("calibration_rows"))
-        text = f"{asked}; tested on {rows} trusted rows. A change is applied from {purify['promise_kept_from']:.3f} on."
+        text = (
+            f"{promise}; tested on {rows} trusted rows. A change is applied from {purify['promise_kept_from']:.3f} on."
+        )
     kinds = (("keep", "keep", "kept"), ("relabel", "relabel", "gained"), ("review", "left to review", "moved"))
     total = max(sum(routes.values()), 1)
     return {

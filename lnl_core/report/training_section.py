@@ -29,7 +29,7 @@ LEARNED_FROM = {
     "purified_soft": "the purified labels",
     "confidence_weighted": "the purified labels, weighted by their confidence",
 }
-TOLD_BY = {  # source of the estimate, in words
+ESTIMATED_FROM = {  # source of the noise estimate, in words
     "trusted": "counted on trusted rows",
     "purifier": "the purifier's posteriors",
     "residual": "what the purifier's posteriors leave",
@@ -37,7 +37,7 @@ TOLD_BY = {  # source of the estimate, in words
     "set": "set by hand",
     "assumed": "assumed, nothing was known",
 }
-LACKS = ("trace", "trace_truth", "selection", "belief", "small_loss", "trainer_transition", "embedding")
+LACKS = ("trace", "trace_truth", "selection", "predicted", "small_loss", "trainer_transition", "embedding")
 
 
 def training(sources: Sources) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def training(sources: Sources) -> dict[str, Any]:
         "gate": held_out_lines(sources.scores),
         "loss": epoch_chart(_arms(sources, "loss"), "training loss"),
         "held_out": epoch_chart(_arms(sources, "held_out_accuracy"), "held-out accuracy", percents=True),
-        "told": told_lines(sources),
+        "noise_estimate": estimate_lines(sources),
         "selection": selection_chart(sources.plot("selection")),
-        "belief": belief_chart(sources.plot("belief"), dig(sources.scores, "training", "labels")),
+        "predicted": predicted_chart(sources.plot("predicted"), dig(sources.scores, "training", "labels")),
         "small_loss": small_loss_charts(sources.plot("small_loss")),
         "learned_from": LEARNED_FROM.get(dig(sources.scores, "training", "labels") or "", ""),
         "transitions": _transitions(sources),
@@ -100,9 +100,9 @@ def selection_chart(records: Sequence[Record]) -> LineChart | None:
     return epoch_chart(lines, alone or "share", percents=True)
 
 
-def belief_chart(records: Sequence[Record], labels: str | None) -> LineChart | None:
+def predicted_chart(records: Sequence[Record], labels: str | None) -> LineChart | None:
     """Label accuracy over epochs; the labels learned from are a line of their own where they are not the observed."""
-    columns = {"accuracy": ("method's belief", "s-after"), "observed": ("observed labels", "s-before")}
+    columns = {"accuracy": ("predicted labels", "s-after"), "observed": ("observed labels", "s-before")}
     if labels != "observed":
         columns["learned"] = ("labels learned from", "s-accent")
     return epoch_chart(epoch_lines(records, columns), "labels right", percents=True)
@@ -149,21 +149,21 @@ def embedding_chart(records: Sequence[Record], names: Sequence[str]) -> Scatter 
     )
 
 
-def told_lines(sources: Sources) -> list[tuple[str, str]]:
-    """What the method was told of the noise, what was measured afterwards, and the settings that followed."""
+def estimate_lines(sources: Sources) -> list[tuple[str, str]]:
+    """The noise estimate that the method was given, what was measured afterwards, and the settings that followed."""
     noise = dig(sources.metrics, "train", "noise") or {}
     derived = dig(sources.metrics, "train", "derived") or {}
     if not noise and not derived:
         return []
     measured = dig(sources.scores, "training") or {}
     lines = [
-        ("wrong labels, as told", formats.percent(noise.get("rate"))),
+        ("wrong labels, estimated", formats.percent(noise.get("rate"))),
         ("wrong labels, measured", formats.percent(measured.get("noise_rate"))),
         ("type of the noise", formats.plain(noise.get("type"))),
-        ("source of the estimate", TOLD_BY.get(str(noise.get("source")), formats.plain(noise.get("source")))),
-        ("class prior, as told", prior_words(noise.get("prior"), sources.names)),
+        ("source of the estimate", ESTIMATED_FROM.get(str(noise.get("source")), formats.plain(noise.get("source")))),
+        ("class prior, estimated", prior_words(noise.get("prior"), sources.names)),
         ("class prior, measured", prior_words(measured.get("prior"), sources.names)),
-        ("mean error of the matrix as told", formats.percent(measured.get("told_error"), 2)),
+        ("mean error of the estimated matrix", formats.percent(measured.get("noise_estimate_error"), 2)),
     ]
     return lines + [(key.replace("_", " "), formats.plain(value)) for key, value in derived.items()]
 

@@ -1,4 +1,4 @@
-"""The part of the stage evaluate that asks a probe and the model about the held-out trusted rows.
+"""The part of the stage evaluate that predicts the held-out trusted rows with a probe and with the model.
 
 The probe is a linear discriminant on the frozen features, fitted on all train rows with the labels of this version: the
 applied label of a purified row, the verified one of a trusted row. It is fitted in one pass over the features and moves
@@ -33,16 +33,16 @@ def predict_held_out(
 ) -> None:
     """Write held_out.parquet, empty with its reason where no trusted rows are held out; add the scores."""
     held = labels.take(labels.where(split="val", trusted=True))
-    answers: dict[Classifier, Answers] = {}
+    predictions: dict[Classifier, Answers] = {}
     about, missing = {}, {}
     if len(held):
         cache = FeatureCache(context.paths.features)
         about = {"encoder": cache.fingerprint, "probe": {"shrinkage": settings.probe_shrinkage}}
-        answers["probe"] = _probe(cache, labels, purified, held, settings)
+        predictions["probe"] = _probe(cache, labels, purified, held, settings)
         folder = context.paths.model / "best"
         if folder.is_dir():
             about["model"] = read_config(folder, "classifier")["sha256"]
-            answers["model"] = _model(held, settings, context)
+            predictions["model"] = _model(held, settings, context)
         else:
             missing["model"] = "no model was trained"
     else:
@@ -52,7 +52,7 @@ def predict_held_out(
         ids=held.ids,
         label=held.label,
         observed=held.observed_label,
-        answers=answers,
+        answers=predictions,
         class_names=labels.class_names,
         about=about,
         missing=missing,
@@ -93,6 +93,6 @@ def _model(held: Labels, settings: EvaluateSettings, context: StageContext) -> A
         memory_mb=context.runtime.image_memory_mb,
     )
     network = model.ensemble.to(context.runtime.device)
-    said = predict(network, store.pixels, context.runtime, settings.batch_size)
+    predicted = predict(network, store.pixels, context.runtime, settings.batch_size)
     network.cpu()
-    return Answers(label=said.label.astype(np.int32), confidence=said.confidence.astype(np.float32))
+    return Answers(label=predicted.label.astype(np.int32), confidence=predicted.confidence.astype(np.float32))

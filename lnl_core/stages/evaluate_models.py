@@ -37,19 +37,19 @@ def score_models(
     if not models:
         return
     store = _test_images(models, rows, context)
-    answers = {name: _answers(model, store, settings, context) for name, model in models.items()}
+    predictions = {name: _predict(model, store, settings, context) for name, model in models.items()}
     classes = len(labels.class_names)
-    for name, answer in answers.items():
-        scores, bins = score_model(answer, rows.label, settings.bins, classes)
+    for name, predicted in predictions.items():
+        scores, bins = score_model(predicted, rows.label, settings.bins, classes)
         found.scores["test"][name] = scores
-        counts = confusion(rows.label, answer.label, classes)
+        counts = confusion(rows.label, predicted.label, classes)
         write_csv(plots / f"confusion_test_{name}.csv", CONFUSION, confusion_rows(counts, labels.class_names))
         found.per_class[name] = per_class_accuracy(counts)
         found.reliability += reliability_rows(name, bins)
     if "model_best" in models:
-        why = _embedding(models["model_best"], answers["model_best"], rows, store, settings, context, plots)
+        why = _embedding(models["model_best"], predictions["model_best"], rows, store, settings, context, plots)
         found.missing |= {"embedding": why} if why else {}
-    if gain := score_gain(answers, rows.label, "model_best", "yardstick_best"):
+    if gain := score_gain(predictions, rows.label, "model_best", "yardstick_best"):
         found.scores["test"]["gain"] = gain
 
 
@@ -88,18 +88,18 @@ def _test_images(models: Mapping[str, SavedClassifier], rows: TestRows, context:
     )
 
 
-def _answers(
+def _predict(
     model: SavedClassifier, store: ImageStore, settings: EvaluateSettings, context: StageContext
 ) -> Predictions:
     network = model.ensemble.to(context.runtime.device)
-    answers = predict(network, store.pixels, context.runtime, settings.batch_size)
+    predictions = predict(network, store.pixels, context.runtime, settings.batch_size)
     network.cpu()  # the next model gets the device's memory
-    return answers
+    return predictions
 
 
 def _embedding(
     model: SavedClassifier,
-    answer: Predictions,
+    predictions: Predictions,
     rows: TestRows,
     store: ImageStore,
     settings: EvaluateSettings,
@@ -115,7 +115,7 @@ def _embedding(
     encoder.cpu()
     why = why_no_map(features)
     if why is None:
-        actual, predicted = rows.label[drawn], answer.label[drawn]
+        actual, predicted = rows.label[drawn], predictions.label[drawn]
         names = np.asarray(model.class_names, dtype=object)
         columns = (*tsne(features).T, names[actual], names[predicted], actual, predicted)
         write_csv(plots / "embedding.csv", EMBEDDING, zip(*columns, strict=True))

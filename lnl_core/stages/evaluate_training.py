@@ -15,18 +15,18 @@ from lnl_core.evaluate.labels import share
 from lnl_core.evaluate.learned_labels import LearnedLabels, learned_labels, learned_transition
 from lnl_core.evaluate.small_loss import BINS, LossHistogram, first_and_last, mean_densities
 from lnl_core.evaluate.tables import Cell, transition_rows, write_csv
-from lnl_core.evaluate.training_trace import Belief, EpochScores, Selection, score_trace
+from lnl_core.evaluate.training_trace import EpochScores, LabelAccuracy, Selection, score_trace
 from lnl_core.evaluate.transition import transition_error
 from lnl_core.layout import Layout
 from lnl_core.training.training_trace import trace_files
 
 SELECTION = ("epoch", "selected", "precision", "recall", "auc")
-BELIEF = ("epoch", "accuracy", "learned", "observed")
+PREDICTED = ("epoch", "accuracy", "learned", "observed")
 SMALL_LOSS = ("epoch", "low", "high", "rows", "right", "wrong", "density_small", "density_large")
 TRANSITION = ("actual", "predicted", "actual_label", "predicted_label", "true_share", "estimated_share")
 NO_CURVE = {
     "selection": "the training method selects no rows",
-    "belief": "the training method says nothing about the true classes of its rows",
+    "predicted": "the training method predicts no labels of its rows",
 }
 NO_TRACE = "the training left no trace of its epochs"
 
@@ -34,17 +34,17 @@ NO_TRACE = "the training left no trace of its epochs"
 def trace_training(
     found: Findings, labels: Labels, purified: Purified, truth: Truth, paths: Layout, plots: Path
 ) -> None:
-    """Write selection.csv, belief.csv, small_loss.csv and trainer_transition.csv, as far as there is something."""
-    told = paths.read_metrics("train")
+    """Write selection.csv, predicted.csv, small_loss.csv and trainer_transition.csv, as far as there is something."""
+    metrics = paths.read_metrics("train")
     files = trace_files(paths.train_trace)
-    if not told and not files:
+    if not metrics and not files:
         found.missing["trace"] = NO_TRACE
         return
-    kind = told.get("labels") or "observed"
+    kind = metrics.get("labels") or "observed"
     learned = learned_labels(kind, labels, purified, truth)
     _learned(found, kind, learned)
     _epochs(found, score_trace(files, learned), plots)
-    _transition(found, told, learned, labels.class_names, plots)
+    _transition(found, metrics, learned, labels.class_names, plots)
 
 
 def _learned(found: Findings, kind: str, learned: LearnedLabels) -> None:
@@ -65,7 +65,7 @@ def _epochs(found: Findings, epochs: Sequence[EpochScores], plots: Path) -> None
         found.missing["trace"] = NO_TRACE
         return
     _curve(found, "selection", SELECTION, [(epoch.epoch, epoch.selection) for epoch in epochs], plots)
-    _curve(found, "belief", BELIEF, [(epoch.epoch, epoch.belief) for epoch in epochs], plots)
+    _curve(found, "predicted", PREDICTED, [(epoch.epoch, epoch.predicted) for epoch in epochs], plots)
     histograms = first_and_last([epoch.losses for epoch in epochs if epoch.losses is not None])
     if histograms:
         rows = [row for histogram in histograms for row in _histogram_rows(histogram)]
@@ -78,7 +78,7 @@ def _curve(
     found: Findings,
     name: str,
     columns: Sequence[str],
-    epochs: Sequence[tuple[int, Selection | Belief | None]],
+    epochs: Sequence[tuple[int, Selection | LabelAccuracy | None]],
     plots: Path,
 ) -> None:
     """One CSV row an epoch that has such scores; the last of them also stand in the metrics."""
@@ -108,16 +108,16 @@ def _histogram_rows(histogram: LossHistogram) -> list[tuple[Cell, ...]]:
 
 
 def _transition(
-    found: Findings, told: Mapping[str, Any], learned: LearnedLabels, names: Sequence[str], plots: Path
+    found: Findings, metrics: Mapping[str, Any], learned: LearnedLabels, names: Sequence[str], plots: Path
 ) -> None:
-    """The matrix that the method estimated, or the one that it was told, against that of the labels it learned from."""
+    """Compare the method's own matrix, and that of its noise estimate, with that of the labels it learned from."""
     true = learned_transition(learned)
-    noise = told.get("noise") or {}
-    for key, matrix in (("told", noise.get("transition")), ("transition", told.get("transition"))):
+    noise = metrics.get("noise") or {}
+    for key, matrix in (("noise_estimate", noise.get("transition")), ("transition", metrics.get("transition"))):
         estimated = _matrix(matrix, learned.classes)
         if estimated is not None and true is not None:
             found.scores["training"][f"{key}_error"] = transition_error(true, estimated)
-    estimated = _matrix(told.get("transition"), learned.classes)
+    estimated = _matrix(metrics.get("transition"), learned.classes)
     if estimated is None:
         found.missing["trainer_transition"] = "the training method estimates no transition matrix"
     else:

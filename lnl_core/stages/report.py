@@ -17,6 +17,7 @@ from lnl_core.config import Settings, parse
 from lnl_core.contracts import metadata_of, read_labels, read_quarantine
 from lnl_core.files import atomic_path
 from lnl_core.layout import STAGE_NAMES, Layout
+from lnl_core.renamed import METRICS
 from lnl_core.report.page import render
 from lnl_core.report.run_files import Record, read_metrics, read_records
 from lnl_core.report.sources import Sources
@@ -64,7 +65,9 @@ def report(settings: ReportSettings, context: StageContext) -> Metrics:
 
 
 def _plots(paths: Layout, rows: int) -> dict[str, list[Record]]:
-    found = {file.stem: read_records(file) for file in sorted(paths.plots.glob("*.csv"))}
+    """By name; a plot that evaluate had under another name up to version 0.1.0 has the new one of its metric."""
+    files = sorted(paths.plots.glob("*.csv"))
+    found = {METRICS.get(file.stem, file.stem): read_records(file) for file in files}
     return {name: records[:rows] if name in GALLERIES else records for name, records in found.items()}
 
 
@@ -76,12 +79,12 @@ def _about(paths: Layout) -> Mapping[str, Any]:
 
 
 def _settings(context: StageContext, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The shared sections, and what each stage says of its own in its metrics."""
+    """The shared sections, and the settings, or else texts and numbers, in the metrics of each stage."""
     shared: dict[str, Mapping[str, Any]] = context.shared.model_dump(
         mode="json", include={"run": {"seed", "precision"}, "images": True, "model": True}
     )
-    told = {stage: found.get("settings") or _texts_and_numbers(found) for stage, found in metrics.items()}
-    return shared | {stage: found for stage, found in told.items() if found and stage not in ("evaluate", "report")}
+    own = {stage: found.get("settings") or _texts_and_numbers(found) for stage, found in metrics.items()}
+    return shared | {stage: found for stage, found in own.items() if found and stage not in ("evaluate", "report")}
 
 
 def _texts_and_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:

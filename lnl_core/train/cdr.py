@@ -167,7 +167,7 @@ def divide_weights(updates: MomentumSGD, config: CDRConfig, forgotten: float) ->
 
 def _remember(task: TrainTask, epoch: int, epochs: int, seen: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     """`seen`: rows, their losses and predicted classes, batch by batch."""
-    rows, losses, belief = (torch.cat([part.cpu() for part in column]) for column in zip(*seen, strict=True))
+    rows, losses, predicted = (torch.cat([part.cpu() for part in column]) for column in zip(*seen, strict=True))
     if len(torch.unique(rows)) < len(rows):  # a lone row comes twice
-        rows, losses, belief = rows[:1], losses[:1], belief[:1]
-    task.remember(epoch, epochs, rows, belief=belief, loss=losses)
+        rows, losses, predicted = rows[:1], losses[:1], predicted[:1]
+    task.remember(epoch, epochs, rows, predicted=predicted, loss=losses)

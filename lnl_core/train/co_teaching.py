@@ -49,7 +49,7 @@ from lnl_core.train.small_loss_rules import (
 )
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.mean_record import MeanRecord
-from lnl_core.training.memory import Memory
+from lnl_core.training.memory import Memory, numbered
 from lnl_core.training.method_settings import AutoRate, ModeSettings
 from lnl_core.training.updates import Adam, Updates, momentum_sgd
 
@@ -122,7 +122,7 @@ class _Epoch:
     limits: Float[Tensor, "pickers classes"]
     losses: Float[Tensor, "pickers rows"]
     picked: Bool[Tensor, " rows"]  # for the first network
-    belief: Int[Tensor, " rows"]
+    predicted: Int[Tensor, " rows"]
 
 
 @TRAINERS.register(
@@ -154,12 +154,7 @@ def train_co_teaching(task: TrainTask, config: CoTeachingConfig) -> Trained:
         task,
         method=NAME,
         epochs=config.epochs,
-        parts={
-            "network 0": networks[0],
-            "network 1": networks[1],
-            "updates": run.updates,
-            "memory": run.memory,
-        },
+        parts={**numbered(network=networks), "updates": run.updates, "memory": run.memory},
         predictors=networks,
         epoch=lambda number: _epoch(run, number),
         metrics=lambda: {"derived": derived},
@@ -223,7 +218,7 @@ def _begin(run: _Run, number: int) -> _Epoch:
         limits=limits,
         losses=torch.full_like(last, torch.nan),
         picked=torch.zeros(last.shape[1], dtype=torch.bool, device=device),
-        belief=torch.zeros(last.shape[1], dtype=torch.long, device=device),
+        predicted=torch.zeros(last.shape[1], dtype=torch.long, device=device),
     )
 
 
@@ -234,7 +229,7 @@ def _step(run: _Run, held: _Epoch, rows: Tensor, images: Tensor) -> Mapping[str,
     picked = _pick(run, held, rows, plain)
     at = rows.to(picked.device)
     held.picked[at] = picked[-1]  # the first network learns from the second's rows
-    held.belief[at] = (plain[0].softmax(dim=1) + plain[1].softmax(dim=1)).argmax(dim=1)
+    held.predicted[at] = (plain[0].softmax(dim=1) + plain[1].softmax(dim=1)).argmax(dim=1)
     differ = plain[0].argmax(dim=1) != plain[1].argmax(dim=1)
     return {
         "loss": _loss(run, rows, logits, picked),
@@ -278,6 +273,6 @@ def _remember(run: _Run, held: _Epoch, rows: Tensor) -> None:
         run.config.epochs,
         rows,
         selected=held.picked[at],
-        belief=held.belief[at],
+        predicted=held.predicted[at],
         loss=held.losses[:, at].mean(dim=0),
     )

@@ -38,9 +38,9 @@ from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask, join_views
 from lnl_core.training.gmm_split import Mixture, split_losses
-from lnl_core.training.mean_record import MeanRecord
-from lnl_core.training.memory import Memory
-from lnl_core.training.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings
+from lnl_core.training.mean_record import MeanRecord, mean_over_networks
+from lnl_core.training.memory import Memory, numbered
+from lnl_core.training.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings, replace_auto
 from lnl_core.training.mixup import draw_lambda, mix
 from lnl_core.training.ramp import linear_ramp
 from lnl_core.training.row_batches import EndlessRows, shuffled_batches
@@ -153,14 +153,13 @@ def train_divide_mix(task: TrainTask, config: DivideMixConfig) -> Trained:
         networks=networks,
         updates=updates,
         memory=Memory(losses=[]),
-        prior=_prior(task, config),
+        prior=task.prior(uniform=config.class_prior == "uniform"),
     )
-    parts = {f"network {number}": network for number, network in enumerate(networks)}
     return train_epochs(
         task,
         method=NAME,
         epochs=config.epochs,
-        parts={**parts, "updates 0": updates[0], "updates 1": updates[1], "memory": run.memory},
+        parts={**numbered(network=networks, updates=updates), "memory": run.memory},
         predictors=networks,
         epoch=lambda number: _epoch(run, number),
         metrics=lambda: {"derived": vars(run.derived)},
@@ -168,13 +167,14 @@ def train_divide_mix(task: TrainTask, config: DivideMixConfig) -> Trained:
 
 
 def derive(task: TrainTask, config: DivideMixConfig) -> Derived:
-    """Replace `auto` by what the noise estimate says."""
-
-    def choose(name: str) -> Any:
-        value = getattr(config, name)
-        return getattr(noise_rules, name)(task.noise) if value == "auto" else value
-
-    return Derived(**{name: choose(name) for name in Derived.__dataclass_fields__})
+    """Replace `auto` by what follows from the noise estimate."""
+    automatic = {
+        "lambda_u": noise_rules.lambda_u(task.noise),
+        "p_threshold": noise_rules.p_threshold(task.noise),
+        "loss_window": noise_rules.loss_window(task.noise),
+        "confidence_penalty": noise_rules.confidence_penalty(task.noise),
+    }
+    return Derived(**replace_auto(config, automatic))
 
 
 def sharpened_labels(
@@ -221,12 +221,6 @@ def divide(clean: Float[np.ndarray, " rows"], threshold: float, least: int) -> B
     return keeps
 
 
-def _prior(task: TrainTask, config: DivideMixConfig) -> Tensor:
-    if config.class_prior == "uniform":
-        return torch.full((task.classes,), 1 / task.classes, device=task.runtime.device)
-    return task.prior()
-
-
 def _epoch(run: _Run, epoch: int) -> Record:
     """One epoch of both networks; its generators depend on the epoch alone, so a resumed run draws the same."""
     rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
@@ -239,7 +233,7 @@ def _epoch(run: _Run, epoch: int) -> Record:
         if number == 0:
             _remember(run, rows, mixtures[1], split, predicted[1], epoch)
         records.append(_semi_supervised(run, split, epoch, number))
-    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
+    return mean_over_networks(records)
 
 
 def _warm_up(run: _Run, rows: Tensor, epoch: int, number: int) -> float:
@@ -317,7 +311,7 @@ def _remember(run: _Run, rows: Tensor, mixture: Mixture, split: Split, predicted
         mixture=mixture.parameters,
         selected=selected[rows],
         clean=split.clean[rows],
-        belief=torch.where(selected[rows], run.task.label[rows], predicted),
+        predicted=torch.where(selected[rows], run.task.label[rows], predicted),
         loss=mixture.values,
     )
 

@@ -12,7 +12,6 @@ schedule, a cosine that starts anew every ten epochs, is left out; `schedule: co
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -21,8 +20,9 @@ from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.noise_rules import elr_constants
 from lnl_core.train.task import Trained, TrainTask
-from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
+from lnl_core.training.elr import ELRSettings, clamped_softmax, elr_penalty
 from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.milestones import with_milestones
 from lnl_core.training.row_batches import shuffled_batches
 from lnl_core.training.updates import momentum_sgd
 from lnl_core.training.weighted_loss import weighted_cross_entropy
@@ -41,11 +41,7 @@ class ELRConfig(ELRSettings):
     @model_validator(mode="before")
     @classmethod
     def _thirds(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("milestones") is not None:
-            return values
-        epochs = values.get("epochs", 120)
-        thirds = [math.ceil(epochs * part / 3) for part in (1, 2)] if isinstance(epochs, int) else None
-        return {**values, "milestones": thirds}
+        return with_milestones(values, epochs=120, parts=(1, 2), of=3)
 
 
 @TRAINERS.register(
@@ -62,13 +58,7 @@ def train_elr(task: TrainTask, config: ELRConfig) -> Trained:
     network = task.new_network(task.seed(NAME, "weights"))
     updates = momentum_sgd(network, task.runtime, config)
     beta, lambda_ = config.constants(elr_constants(task.noise))
-    store = TargetStore(
-        task.label,
-        task.classes,
-        verified=task.verified,
-        precision=config.target_precision,
-        device=task.runtime.device,
-    )
+    store = config.new_targets(task.label, task.classes, verified=task.verified, device=task.runtime.device)
 
     def epoch(number: int) -> Record:
         generator = task.generator(NAME, number)
@@ -85,8 +75,8 @@ def train_elr(task: TrainTask, config: ELRConfig) -> Trained:
             loss = label_loss + lambda_ * penalty
             updates.step(loss, config.lr_at(number, step / len(batches)))
             sums.add(loss=loss, label_loss=label_loss, penalty=penalty)
-        belief, clean = store.believed(rows, task.label[rows])
-        task.remember(number, config.epochs, rows, belief=belief, clean=clean)
+        predicted, clean = store.predicted(rows, task.label[rows])
+        task.remember(number, config.epochs, rows, predicted=predicted, clean=clean)
         return sums.means()
 
     return train_epochs(

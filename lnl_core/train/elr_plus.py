@@ -14,12 +14,9 @@ their running statistics; a verified row's target is its label.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -30,8 +27,10 @@ from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.elr import ELRSettings, TargetStore, clamped_softmax, elr_penalty
 from lnl_core.training.ema import update_average
-from lnl_core.training.mean_record import MeanRecord
+from lnl_core.training.mean_record import MeanRecord, mean_over_networks
+from lnl_core.training.memory import numbered
 from lnl_core.training.method_settings import AutoShare
+from lnl_core.training.milestones import with_milestones
 from lnl_core.training.mixup import draw_lambda, mix
 from lnl_core.training.ramp import sigmoid_ramp
 from lnl_core.training.row_batches import shuffled_batches
@@ -54,10 +53,7 @@ class ELRPlusConfig(ELRSettings):
     @model_validator(mode="before")
     @classmethod
     def _three_quarters(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("milestones") is not None:
-            return values
-        epochs = values.get("epochs", 200)
-        return {**values, "milestones": [math.ceil(epochs * 3 / 4)] if isinstance(epochs, int) else None}
+        return with_milestones(values, epochs=200, parts=(3,), of=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +96,16 @@ def train_elr_plus(task: TrainTask, config: ELRPlusConfig) -> Trained:
         networks=networks,
         averages=[task.new_network(seed).requires_grad_(False).eval() for seed in seeds],  # start as the networks do
         updates=[momentum_sgd(network, task.runtime, config) for network in networks],
-        stores=[_new_store(task, config) for _ in range(2)],
+        stores=[
+            config.new_targets(task.label, task.classes, verified=task.verified, device=task.runtime.device)
+            for _ in range(2)
+        ],
     )
     return train_epochs(
         task,
         method=NAME,
         epochs=config.epochs,
-        parts=_parts(run),
+        parts=numbered(network=networks, average=run.averages, updates=run.updates, targets=run.stores),
         predictors=networks,
         epoch=lambda number: _epoch(run, number),
         metrics=lambda: {"derived": vars(run.derived)},
@@ -114,30 +113,10 @@ def train_elr_plus(task: TrainTask, config: ELRPlusConfig) -> Trained:
 
 
 def derive(noise: NoiseEstimate, config: ELRPlusConfig) -> Derived:
-    """Replace `auto` by what the noise estimate says."""
+    """Replace `auto` by what follows from the noise estimate."""
     beta, lambda_ = config.constants(noise_rules.elr_constants(noise))
     ramp = noise_rules.elr_lambda_ramp(noise) if config.lambda_ramp == "auto" else config.lambda_ramp
     return Derived(beta=beta, lambda_=lambda_, lambda_ramp=ramp)
-
-
-def _new_store(task: TrainTask, config: ELRPlusConfig) -> TargetStore:
-    return TargetStore(
-        task.label,
-        task.classes,
-        verified=task.verified,
-        precision=config.target_precision,
-        device=task.runtime.device,
-    )
-
-
-def _parts(run: _Run) -> dict[str, Any]:
-    kinds: Mapping[str, list[Any]] = {
-        "network": run.networks,
-        "average": run.averages,
-        "updates": run.updates,
-        "targets": run.stores,
-    }
-    return {f"{name} {number}": parts[number] for name, parts in kinds.items() for number in range(2)}
 
 
 def _epoch(run: _Run, epoch: int) -> Record:
@@ -145,9 +124,9 @@ def _epoch(run: _Run, epoch: int) -> Record:
     task = run.task
     rows = task.epoch_rows(task.generator(NAME, "rows", epoch))
     records = [_train_one(run, rows, epoch, number) for number in range(2)]
-    belief, clean = run.stores[0].believed(rows, task.label[rows])
-    task.remember(epoch, run.config.epochs, rows, belief=belief, clean=clean)
-    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}
+    predicted, clean = run.stores[0].predicted(rows, task.label[rows])
+    task.remember(epoch, run.config.epochs, rows, predicted=predicted, clean=clean)
+    return mean_over_networks(records)
 
 
 def _train_one(run: _Run, rows: Tensor, epoch: int, number: int) -> Record:
@@ -173,8 +152,8 @@ def _terms(run: _Run, number: int, batch: Tensor, generator: torch.Generator) ->
     """The two loss terms of one step on mixed images."""
     task, config = run.task, run.config
     [images] = task.weak(batch, generator)
-    [beliefs] = task.predict(run.averages[1 - number], [images])
-    kept = run.stores[number].move(batch, beliefs, run.derived.beta)
+    [probabilities] = task.predict(run.averages[1 - number], [images])
+    kept = run.stores[number].move(batch, probabilities, run.derived.beta)
     both = torch.cat([task.targets(batch), kept], dim=1)  # labels and targets are mixed alike
     if config.mixup_alpha > 0:
         images, both = mix(images, both, draw_lambda(1, config.mixup_alpha, generator), generator)

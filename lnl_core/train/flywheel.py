@@ -1,4 +1,4 @@
-"""LNL-flywheel: one network tells clean labels from corrupted ones, the other refurbishes the corrupted.
+"""LNL-flywheel: one network separates clean labels from corrupted ones, the other refurbishes the corrupted.
 
 Kim, Chang, Cho, Lee, Han: Learning with Noisy Labels: Interconnection of Two Expectation-Maximizations
 (arXiv 2401.04390). Labels are a mixture p(label | x) = gamma g(x)[label] + (1 - gamma) eps(x) (Eq. 1). After a warm-up
@@ -17,7 +17,7 @@ No code was released. Where the paper's wording and good sense differ, `mode` se
     regulariser_ramp       0       10 epochs: with lambda > 1 the loss drives g on to whatever it holds of a row; at
                                    full weight from the first cycle on it confirms a weak g's mistakes. On the digits
                                    at 80 % noise f's accuracy then fell from cycle to cycle
-    corruption_smoothing   0       1 row, spread evenly, is added to each class of T_c: a class with next to no
+    corruption_smoothing   0       1 row, in even shares, is added to each class of T_c: a class with next to no
                                    corrupted label has no estimate
     align                  false   true: f's predictions of an epoch have the estimated class prior as their mean; a
                                    weak f otherwise drifts to a few classes, g follows, and both forget the others
@@ -33,7 +33,7 @@ What the paper leaves open, and what is done here:
   with lambda > 1 the loss has no lower bound.
 - eps_i is used from the second cycle on; 1/K in the first.
 - The contrastive loss is SimCLR's, which SupCon's (both are cited) is without labels: two strong views, all rows of the
-  batch, no label that could be wrong. `positives: belief` is SupCon's with the classes of Eq. 11. Temperature and head
+  batch, no label that could be wrong. `positives: predicted` is SupCon's with the classes of Eq. 11. Temperature and head
   are SimCLR's for CIFAR. Mixup's Beta(4, 4) is that of DivideMix and UNICON, whose settings the paper shares.
 - The projection learns after the warm-up, which is cross-entropy.
 - gamma lies in 0.01..0.99: at 0 or 1 no row would ever change sides again.
@@ -94,7 +94,7 @@ class FlywheelConfig(ModeSettings):
     auxiliary: bool = True  # false: "w/o Aux.", g alone, reweighted by q (Eq. 7), and it predicts
     epsilon: Literal["per_sample", "fixed"] = "per_sample"  # Eq. 14, or 1/K: "eps fixed"
     contrastive: float = Field(default=0.025, ge=0)  # alpha; 0: "w/o CL"
-    positives: Literal["views", "belief"] = "views"  # SimCLR's pairs, or also rows of one class by Eq. 11
+    positives: Literal["views", "predicted"] = "views"  # SimCLR's pairs, or also rows of one class by Eq. 11
     temperature: float = Field(default=0.5, gt=0)  # of the contrastive loss; SimCLR's best on CIFAR, appendix B.9
     views: int = Field(default=2, ge=1)  # weak views that f is averaged over
     mixup_alpha: float = Field(default=4.0, gt=0)  # Beta(a, a); 0.2 for small networks on 8 px
@@ -136,7 +136,7 @@ class _Cleanness:
 @TRAINERS.register(
     NAME,
     config=FlywheelConfig,
-    summary="one network tells clean labels from corrupted ones, the other refurbishes the corrupted; two EM cycles",
+    summary="one network separates clean labels from corrupted ones, the other refurbishes the corrupted; two EM cycles",
     source="Kim et al.: Learning with Noisy Labels: Interconnection of Two Expectation-Maximizations, arXiv 2401.04390",
 )
 def train_flywheel(task: TrainTask, config: FlywheelConfig) -> Trained:
@@ -195,7 +195,7 @@ def transition_of(
 
 
 def bounded_gamma(share: float) -> float:
-    """gamma inside (0, 1), where Eq. 4 can still tell rows apart."""
+    """gamma inside (0, 1), where Eq. 4 can still distinguish rows."""
     return min(max(share, GAMMA_RANGE[0]), GAMMA_RANGE[1])
 
 
@@ -256,10 +256,10 @@ def _cycle(run: _Run, auxiliary: _Network, rows: Tensor, epoch: int) -> Record:
     clean = torch.from_numpy(found.clean).float()
     hard = functional.one_hot(label, task.classes).float()
     targets = auxiliary_targets(clean, hard, predictions, torch.ones(len(rows)))
-    belief = targets.argmax(dim=1)
+    predicted = targets.argmax(dim=1)
     memory.transition = transition_of(targets, observed)
-    record |= _train_auxiliary(run, auxiliary, rows, epoch, clean, predictions, belief)
-    _remember(run, rows, epoch, found, belief)
+    record |= _train_auxiliary(run, auxiliary, rows, epoch, clean, predictions, predicted)
+    _remember(run, rows, epoch, found, predicted)
     return {**record, **_shares(run, found)}
 
 
@@ -336,7 +336,7 @@ def _train_main(run: _Run, rows: Tensor, epoch: int, resampled: Tensor | None, c
 
 
 def _train_auxiliary(
-    run: _Run, auxiliary: _Network, rows: Tensor, epoch: int, clean: Tensor, predictions: Tensor, belief: Tensor
+    run: _Run, auxiliary: _Network, rows: Tensor, epoch: int, clean: Tensor, predictions: Tensor, predicted: Tensor
 ) -> Record:
     """Eq. 13 with mixup, plus alpha times the contrastive loss (Sec. 4.1); all of `rows`' length."""
     task, config = run.task, run.config
@@ -354,7 +354,7 @@ def _train_auxiliary(
         terms = {"auxiliary_loss": functional.cross_entropy(logits, targets)}  # Eq. (13)
         loss = terms["auxiliary_loss"]
         if projections is not None:
-            classes = belief[places].to(device) if config.positives == "belief" else None
+            classes = predicted[places].to(device) if config.positives == "predicted" else None
             terms["contrastive_loss"] = contrastive_loss(projections, config.temperature, classes)
             loss = loss + config.contrastive * terms["contrastive_loss"]
         auxiliary.updates.step(loss, config.lr_at(epoch, step / len(batches)))
@@ -381,14 +381,14 @@ def _auxiliary_pass(
     return logits, targets, projections.view(2, size, -1)
 
 
-def _remember(run: _Run, rows: Tensor, epoch: int, found: _Cleanness, belief: Tensor) -> None:
+def _remember(run: _Run, rows: Tensor, epoch: int, found: _Cleanness, predicted: Tensor) -> None:
     run.task.remember(
         epoch,
         run.config.epochs,
         rows,
         selected=found.clean > 0.5,
         clean=found.clean,
-        belief=belief,
+        predicted=predicted,
         loss=found.loss,
     )
 

@@ -71,8 +71,8 @@ from lnl_core.train.pro_mix_selection import (
 from lnl_core.train.task import Trained, TrainTask, join_views
 from lnl_core.training.fmix import draw_masks
 from lnl_core.training.mean_record import MeanRecord
-from lnl_core.training.memory import Memory
-from lnl_core.training.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings
+from lnl_core.training.memory import Memory, numbered
+from lnl_core.training.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings, replace_auto
 from lnl_core.training.mixup import draw_lambda
 from lnl_core.training.ramp import linear_ramp
 from lnl_core.training.row_batches import shuffled_batches
@@ -193,7 +193,7 @@ def train_pro_mix(task: TrainTask, config: ProMixConfig) -> Trained:
     """Train two networks; holds both with their momenta and the best epoch's weights, and four numbers a row."""
     networks = [_two_heads(task, number) for number in range(2)]
     updates = [momentum_sgd(network, task.runtime, config) for network in networks]
-    expected = _expected_classes(task, config)
+    expected = task.prior(uniform=config.expected_classes == "uniform")
     run = _Run(
         task=task,
         config=config,
@@ -203,12 +203,11 @@ def train_pro_mix(task: TrainTask, config: ProMixConfig) -> Trained:
         memory=Memory(pi=expected.expand(2, 2, -1).clone()),
         expected=expected,
     )
-    parts = {f"network {number}": network for number, network in enumerate(networks)}
     return train_epochs(
         task,
         method=NAME,
         epochs=config.epochs,
-        parts={**parts, "updates 0": updates[0], "updates 1": updates[1], "memory": run.memory},
+        parts={**numbered(network=networks, updates=updates), "memory": run.memory},
         predictors=[network.classifier for network in networks],
         epoch=lambda number: _epoch(run, number),
         metrics=lambda: {"derived": vars(run.derived)},
@@ -216,7 +215,7 @@ def train_pro_mix(task: TrainTask, config: ProMixConfig) -> Trained:
 
 
 def derive(task: TrainTask, config: ProMixConfig) -> Derived:
-    """Replace `auto` by what the estimated noise, the number of classes and the length of the run say."""
+    """Replace `auto` by what follows from the estimated noise, the number of classes and the length of the run."""
     many = task.classes >= noise_rules.MANY
     rows = len(task.epoch_rows(task.generator(NAME, "rows", 0)))
     automatic = {
@@ -227,10 +226,7 @@ def derive(task: TrainTask, config: ProMixConfig) -> Derived:
         "warmup_epochs": min(30 if many else 10, math.ceil(config.epochs / 4)),
         "ramp_epochs": config.epochs / 12,
     }
-    chosen: dict[str, Any] = {
-        name: value if getattr(config, name) == "auto" else getattr(config, name) for name, value in automatic.items()
-    }
-    return Derived(**chosen)
+    return Derived(**replace_auto(config, automatic))
 
 
 def long_memory(steps: int) -> float:
@@ -241,12 +237,6 @@ def long_memory(steps: int) -> float:
 def _two_heads(task: TrainTask, number: int) -> TwoHeads:
     classifier = task.make_model(task.seed(NAME, "weights", number))
     return task.place(TwoHeads(classifier, task.seed(NAME, "auxiliary", number)))
-
-
-def _expected_classes(task: TrainTask, config: ProMixConfig) -> Tensor:
-    if config.expected_classes == "uniform":
-        return torch.full((task.classes,), 1 / task.classes, device=task.runtime.device)
-    return task.prior()
 
 
 def _epoch(run: _Run, epoch: int) -> Record:
@@ -327,13 +317,13 @@ def _split(run: _Run, rows: Tensor, seen: list[Seen], number: int, epoch: int) -
 
 
 def _remember(run: _Run, rows: Tensor, seen: Seen, split: Split, epoch: int) -> None:
-    """A row's belief is its target's class."""
-    belief = torch.where(split.selected[rows], run.task.label[rows], seen.pseudo_label)
-    belief = torch.where(split.agreed[rows], seen.guess, belief)
+    """A row's predicted label is its target's class."""
+    predicted = torch.where(split.selected[rows], run.task.label[rows], seen.pseudo_label)
+    predicted = torch.where(split.agreed[rows], seen.guess, predicted)
     selected = (split.selected | split.agreed)[rows]
     clean = (-seen.loss).exp()  # p(observed)
     run.task.remember(
-        epoch, run.config.epochs, rows, selected=selected, clean=clean, belief=belief, loss=seen.loss
+        epoch, run.config.epochs, rows, selected=selected, clean=clean, predicted=predicted, loss=seen.loss
     )  # fmt: skip
 
 

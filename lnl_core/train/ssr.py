@@ -74,7 +74,7 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Selection:
     """What an epoch holds of its rows, on the CPU."""
 
     rows: Int[Tensor, " rows"]  # row numbers
@@ -125,7 +125,6 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
             seed=task.seed(NAME, "heads"),
         )
     )
-    even = torch.full((task.classes,), 1 / task.classes)
     run = _Run(
         task=task,
         config=config,
@@ -133,7 +132,7 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
         network=network,
         view=FeaturesAndLogits(network.classifier),
         updates=momentum_sgd(network, task.runtime, config),
-        chances=even if config.class_chances == "equal" else task.prior().cpu(),
+        chances=task.prior(uniform=config.class_chances == "equal").cpu(),
     )
     return train_epochs(
         task,
@@ -147,23 +146,23 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
 
 
 def _epoch(run: _Run, epoch: int) -> Record:
-    """Judge the rows, then train; the generators depend on the epoch alone, so a resumed run draws the same."""
+    """Relabel and select the rows, then train; the generators depend on the epoch alone, so a resumed run draws the same."""
     rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
-    judgement = _as_observed(run, rows) if epoch < run.config.warmup_epochs else _judge(run, rows, epoch)
-    record = _train(run, judgement, epoch)
+    selection = _as_observed(run, rows) if epoch < run.config.warmup_epochs else _relabel_and_select(run, rows, epoch)
+    record = _train(run, selection, epoch)
     return {
         **record,
-        "selected_share": float(judgement.selected.float().mean()),
-        "relabelled_share": float(judgement.moved.float().mean()),
+        "selected_share": float(selection.selected.float().mean()),
+        "relabelled_share": float(selection.moved.float().mean()),
     }
 
 
-def _as_observed(run: _Run, rows: Tensor) -> Judgement:
+def _as_observed(run: _Run, rows: Tensor) -> Selection:
     nothing = torch.zeros(len(rows), dtype=torch.bool)
-    return Judgement(rows=rows, label=run.task.label[rows], moved=nothing, selected=~nothing)
+    return Selection(rows=rows, label=run.task.label[rows], moved=nothing, selected=~nothing)
 
 
-def _judge(run: _Run, rows: Tensor, epoch: int) -> Judgement:
+def _relabel_and_select(run: _Run, rows: Tensor, epoch: int) -> Selection:
     """Relabel, vote and select: one pass over the rows, first over those that vote."""
     task, config = run.task, run.config
     voting, others = _split(rows, config.neighbour_rows, task.generator(NAME, "voters", epoch))
@@ -172,10 +171,10 @@ def _judge(run: _Run, rows: Tensor, epoch: int) -> Judgement:
     label, moved = _relabelled(run, voting, logits)
     k = neighbour_count(config.k, len(voting), task.classes)
     voters = _Voters(features=features, label=label, classes=task.classes, k=k)
-    parts = [_opinion(task, voting, logits, label, moved, voters.votes(features, own=True))]
+    parts = [_row_values(task, voting, logits, label, moved, voters.votes(features, own=True))]
     for chunk, (features, logits) in task.row_chunks(run.view, others) if len(others) else ():
         label, moved = _relabelled(run, chunk, logits)
-        parts.append(_opinion(task, chunk, logits, label, moved, voters.votes(features, own=False)))
+        parts.append(_row_values(task, chunk, logits, label, moved, voters.votes(features, own=False)))
     order = torch.cat([voting, others]).argsort()
     found = {name: torch.cat([part[name] for part in parts])[order].cpu() for name in parts[0]}
     selected = select(found["agreement"], task.known(rows), config.theta_s, config.batch_size)
@@ -185,10 +184,10 @@ def _judge(run: _Run, rows: Tensor, epoch: int) -> Judgement:
         rows,
         selected=selected & ~found["moved"],
         clean=found["clean"],
-        belief=torch.where(selected, found["label"], found["voted"]),
+        predicted=torch.where(selected, found["label"], found["voted"]),
         loss=found["loss"],
     )
-    return Judgement(rows=rows, label=found["label"], moved=found["moved"], selected=selected)
+    return Selection(rows=rows, label=found["label"], moved=found["moved"], selected=selected)
 
 
 def _split(rows: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -203,7 +202,7 @@ def _relabelled(run: _Run, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor
     return relabel(logits.softmax(dim=1), label, known, run.theta_r)
 
 
-def _opinion(
+def _row_values(
     task: TrainTask, rows: Tensor, logits: Tensor, label: Tensor, moved: Tensor, votes: Tensor
 ) -> dict[str, Tensor]:
     """A few numbers a row of what was seen."""
@@ -218,16 +217,16 @@ def _opinion(
     }
 
 
-def _train(run: _Run, judgement: Judgement, epoch: int) -> Record:
+def _train(run: _Run, selection: Selection, epoch: int) -> Record:
     """As many steps as all rows have batches; beside each batch as many drawn rows of the selected ones."""
     task, config = run.task, run.config
     generator = task.generator(NAME, epoch)
-    batches = shuffled_batches(judgement.rows, config.batch_size, generator)
-    chosen = judgement.selected
+    batches = shuffled_batches(selection.rows, config.batch_size, generator)
+    chosen = selection.selected
     sizes = [len(batch) for batch in batches]
-    drawn = draw_by_class(judgement.rows[chosen], judgement.label[chosen], run.chances, sum(sizes), generator)
+    drawn = draw_by_class(selection.rows[chosen], selection.label[chosen], run.chances, sum(sizes), generator)
     label, moved = task.label.clone(), torch.zeros(len(task.label), dtype=torch.bool)
-    label[judgement.rows], moved[judgement.rows] = judgement.label, judgement.moved
+    label[selection.rows], moved[selection.rows] = selection.label, selection.moved
     sums = MeanRecord(len(batches))
     run.network.train()
     for step, (batch, rows) in enumerate(zip(batches, drawn.split(sizes), strict=True)):  # type: ignore[no-untyped-call]

@@ -73,7 +73,7 @@ class TrainTask:
         return self.place(self.make_model(seed))
 
     def place(self, module: Module) -> Module:
-        """`module` on the runtime's device, channels last, compiled where asked, statistics of the global batch."""
+        """`module` on the runtime's device, channels last, compiled where `compiled` is set, statistics of the global batch."""
         module = module.to(memory_format=torch.channels_last).to(self.runtime.device)  # type: ignore[call-overload]
         synced(module)
         if self.compiled:
@@ -145,7 +145,7 @@ class TrainTask:
         return torch.zeros(len(rows), dtype=torch.bool) if self.verified is None else self.verified[rows]
 
     def epoch_rows(self, generator: torch.Generator) -> Int[Tensor, " sample"]:
-        """The rows of one epoch, sorted: all, or the sample that the settings ask for (with every verified row)."""
+        """The rows of one epoch, sorted: all, or the sample that the settings want (with every verified row)."""
         drawn = self.sampling.draw(self.label, generator)
         if self.verified is None or len(drawn) == len(self.label):
             return drawn
@@ -156,8 +156,14 @@ class TrainTask:
         """The rows of one epoch in shuffled batches."""
         return shuffled_batches(self.epoch_rows(generator), batch_size, generator)
 
-    def prior(self) -> Float[Tensor, " classes"]:
-        """The estimated class prior of an epoch's rows, on the device; no class below a thousandth of an even share."""
+    def prior(self, *, uniform: bool = False) -> Float[Tensor, " classes"]:
+        """The estimated class prior of an epoch's rows, on the device; no class below a thousandth of an even share.
+
+        Args:
+            uniform: even shares instead, which most papers assume.
+        """
+        if uniform:
+            return torch.full((self.classes,), 1 / self.classes, device=self.runtime.device)
         prior = self.noise.prior_of_balanced() if self.sampling.balanced else self.noise.prior
         prior = np.maximum(prior, 1e-3 / self.classes)
         return torch.from_numpy(prior / prior.sum()).float().to(self.runtime.device)
@@ -182,12 +188,12 @@ class TrainTask:
         """Write what the method held in `epoch` (0 is the first) of these rows; a few epochs are kept, see TraceEpoch.
 
         Args:
-            columns: selected, clean, belief, loss; each [rows].
+            columns: selected, clean, predicted, loss; each [rows].
         """
         if self.trace is None or rank() or epoch + 1 not in traced_epochs(epochs):
             return
         order = np.argsort(rows.numpy(), kind="stable")
-        kinds = {"selected": np.bool_, "clean": np.float32, "belief": np.int32, "loss": np.float32}
+        kinds = {"selected": np.bool_, "clean": np.float32, "predicted": np.int32, "loss": np.float32}
         held: dict[str, Any] = {
             name: np.asarray(torch.as_tensor(value).cpu())[order].astype(kinds[name]) for name, value in columns.items()
         }

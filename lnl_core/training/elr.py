@@ -33,6 +33,12 @@ class ELRSettings(SGDSettings):
         """(beta, lambda) as set, or else of `auto`."""
         return auto[0] if self.beta == "auto" else self.beta, auto[1] if self.lambda_ == "auto" else self.lambda_
 
+    def new_targets(
+        self, label: Int[Tensor, " rows"], classes: int, *, verified: Tensor | None, device: torch.device
+    ) -> TargetStore:
+        """Targets of every row before the first epoch."""
+        return TargetStore(label, classes, verified=verified, precision=self.target_precision, device=device)
+
 
 def clamped_softmax(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
     """p, cut to LEAST..1 - LEAST."""
@@ -90,7 +96,7 @@ class TargetStore:
         self._held[place] = new.to(self._held)
         return new
 
-    def believed(
+    def predicted(
         self, rows: Int[Tensor, " rows"], label: Int[Tensor, " rows"]
     ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
         """Each row's likeliest class by its target, and the share that the target gives this label; on the CPU.

@@ -1,7 +1,10 @@
-"""Means of losses over an epoch's steps, summed on the device so that no step waits for a number."""
+"""Means of losses over an epoch's steps, summed on the device so that no step waits for a number; and over networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 from torch import Tensor
 
 
@@ -21,3 +24,8 @@ class MeanRecord:
     def means(self) -> dict[str, float]:
         """Mean over the steps, by name."""
         return {name: float(value) for name, value in self._sums.items()}
+
+
+def mean_over_networks(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """One record of the networks' records, which have the same names."""
+    return {name: float(np.mean([record[name] for record in records])) for name in records[0]}

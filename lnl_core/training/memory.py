@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,3 +33,8 @@ class Memory(SimpleNamespace):
             held = getattr(self, name, None)
             moves = isinstance(held, Tensor) and isinstance(value, Tensor)
             setattr(self, name, value.to(held.device) if moves and held is not None else value)
+
+
+def numbered(**kinds: Sequence[Stateful]) -> dict[str, Stateful]:
+    """Parts of a checkpoint, each kind counted from 0: `network 0`, `network 1`, `updates 0`, ..."""
+    return {f"{kind} {number}": part for kind, parts in kinds.items() for number, part in enumerate(parts)}

@@ -47,3 +47,9 @@ class ModeSettings(SGDSettings):
         if not isinstance(values, dict):
             return values
         return {**cls.modes.get(values.get("mode", "fixed"), {}), **values}
+
+
+def replace_auto(settings: SGDSettings, automatic: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `settings` that `automatic` names; one that is "auto" has the value that stands there."""
+    chosen = {name: getattr(settings, name) for name in automatic}
+    return {name: automatic[name] if value == "auto" else value for name, value in chosen.items()}

@@ -1,7 +1,7 @@
 """What a training method held of its rows, epoch by epoch: the one file that its analysis plots are made of.
 
 A method writes it without knowing any truth; `evaluate` reads it beside the truth. One Parquet table a traced epoch,
-joined on id like every other table; at most `MOST` epochs are traced, evenly spread, so a long run on a million rows
+joined on id like every other table; at most `MOST` epochs are traced, evenly spaced, so a long run on a million rows
 stays small.
 """
 
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lnl_core.contracts import Ids, read_table, string_ids, write_table
+from lnl_core.renamed import COLUMNS
 
 MOST = 24  # epochs that are traced: enough for a curve
 TRACE = pa.schema(
@@ -24,7 +26,7 @@ TRACE = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("selected", pa.bool_(), nullable=True),
         pa.field("clean", pa.float32(), nullable=True),
-        pa.field("belief", pa.int32(), nullable=True),
+        pa.field("predicted", pa.int32(), nullable=True),
         pa.field("loss", pa.float32(), nullable=True),
     ]
 )
@@ -38,20 +40,20 @@ class TraceEpoch:
     ids: Ids  # [n], sorted
     selected: npt.NDArray[np.bool_] | None = None  # [n] rows whose label was learned from as it is
     clean: npt.NDArray[np.float32] | None = None  # [n] the method's probability that the label is right
-    belief: npt.NDArray[np.int32] | None = None  # [n] the class that the method holds to be the true one
+    predicted: npt.NDArray[np.int32] | None = None  # [n] the class that the method holds to be the true one
     loss: npt.NDArray[np.float32] | None = None  # [n] cross-entropy with the label, scaled as the method splits it
     mixture: Mapping[str, list[float]] = field(default_factory=dict)  # means, variances, weights of a split by loss
 
 
 def traced_epochs(epochs: int, most: int = MOST) -> frozenset[int]:
-    """Which of 1..epochs are traced: all, or `most` of them from the first to the last, evenly spread."""
+    """Which of 1..epochs are traced: all, or `most` of them from the first to the last, evenly spaced."""
     return frozenset(int(epoch) for epoch in np.unique(np.linspace(1, epochs, min(epochs, most)).round()))
 
 
 def write_trace(folder: Path, trace: TraceEpoch) -> None:
     """Write `epoch-NNNN.parquet` into `folder`, atomically."""
     columns: list[Any] = [pa.array(trace.ids, pa.string())]
-    for name in ("selected", "clean", "belief", "loss"):
+    for name in ("selected", "clean", "predicted", "loss"):
         values = getattr(trace, name)
         kind = TRACE.field(name).type
         columns.append(pa.nulls(len(trace.ids), kind) if values is None else pa.array(values, kind))
@@ -61,7 +63,8 @@ def write_trace(folder: Path, trace: TraceEpoch) -> None:
 
 def read_trace(path: Path) -> TraceEpoch:
     """Read one epoch's table."""
-    table, metadata = read_table(path, TRACE)
+    table, metadata = read_table(path, _schema_of(path))
+    table = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
 
     def column(name: str) -> Any:
         values = table[name]
@@ -72,7 +75,7 @@ def read_trace(path: Path) -> TraceEpoch:
         ids=string_ids(table["id"].to_pylist()),
         selected=column("selected"),
         clean=column("clean"),
-        belief=column("belief"),
+        predicted=column("predicted"),
         loss=column("loss"),
         mixture=metadata["mixture"],
     )
@@ -81,3 +84,13 @@ def read_trace(path: Path) -> TraceEpoch:
 def trace_files(folder: Path) -> list[Path]:
     """The tables of a folder in order of epochs; none where there is no folder."""
     return sorted(folder.glob("epoch-*.parquet"))
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    """TRACE with the column names of a file: up to version 0.1.0 some were others."""
+    try:
+        names = pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError):
+        return TRACE  # `read_table` says what is wrong with the file
+    before = {now: name for name, now in COLUMNS.items() if name in names}
+    return pa.schema([field.with_name(before.get(field.name, field.name)) for field in TRACE])

@@ -27,8 +27,8 @@ def test_by_hand() -> None:
 def test_slow_twin(pairs: tuple[np.ndarray, np.ndarray]) -> None:
     actual, predicted = pairs
     slow = np.zeros((5, 5), dtype=int)
-    for true, answer in zip(actual, predicted, strict=True):
-        slow[true, answer] += 1
+    for true, found in zip(actual, predicted, strict=True):
+        slow[true, found] += 1
     counts = confusion(actual, predicted, 5)
     assert (counts == slow).all()
     assert (counts == confusion_matrix(actual, predicted)).all()

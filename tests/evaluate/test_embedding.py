@@ -41,8 +41,8 @@ def test_the_fewest_rows_make_a_map() -> None:
     ("features", "why"),
     [
         (np.eye(29, dtype=np.float32), "29 test rows are too few"),
-        (np.ones((40, 3), np.float32), "do not tell the test rows apart"),
-        (np.full((40, 3), np.nan, np.float32), "do not tell the test rows apart"),
+        (np.ones((40, 3), np.float32), "do not distinguish the test rows"),
+        (np.full((40, 3), np.nan, np.float32), "do not distinguish the test rows"),
     ],
 )
 def test_why_there_is_no_map(features: np.ndarray, why: str) -> None:

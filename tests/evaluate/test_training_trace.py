@@ -1,4 +1,4 @@
-"""Selection and belief against the truth: cases counted by hand, slow twins, and rows that must not count."""
+"""Selection and predicted labels against the truth: cases counted by hand, slow twins, and rows that must not count."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_selection_counted_by_hand() -> None:
     assert found.selection.precision == pytest.approx(2 / 3)  # a, c, d have truth; c is wrong
     assert found.selection.recall == pytest.approx(2 / 4)  # of a, b, d, f these: a, d
     assert found.selection.auc == pytest.approx(2 / 4)  # 0.9 and 0.8 lie above c's 0.6, 0.2 and 0.4 below
-    assert found.belief is None
+    assert found.predicted is None
     assert found.losses is None
 
 
@@ -47,9 +47,9 @@ def test_without_a_selection_the_probability_still_ranks() -> None:
     assert found.auc == pytest.approx(0.5)
 
 
-def test_belief_counted_by_hand() -> None:
-    belief = np.array([0, 1, 1, 0, 0, 0], dtype=np.int32)
-    found = score_epoch(TraceEpoch(epoch=1, ids=IDS, belief=belief), LEARNED).belief
+def test_predicted_labels_counted_by_hand() -> None:
+    predicted = np.array([0, 1, 1, 0, 0, 0], dtype=np.int32)
+    found = score_epoch(TraceEpoch(epoch=1, ids=IDS, predicted=predicted), LEARNED).predicted
     assert found is not None
     assert found.accuracy == pytest.approx(4 / 5)  # d is wrong, e has no truth
     assert found.learned == pytest.approx(4 / 5)  # c
@@ -76,12 +76,12 @@ def test_rows_that_sat_the_epoch_out_do_not_count() -> None:
 
 def test_without_truth_the_share_remains() -> None:
     blind = LearnedLabels(ids=IDS, label=LABEL, observed=LABEL, true=np.full(6, NO_LABEL, np.int32), classes=2)
-    found = score_epoch(TraceEpoch(epoch=1, ids=IDS, selected=SELECTED, clean=CLEAN, belief=LABEL), blind)
+    found = score_epoch(TraceEpoch(epoch=1, ids=IDS, selected=SELECTED, clean=CLEAN, predicted=LABEL), blind)
     assert found.selection is not None
     assert (found.selection.selected, found.selection.precision) == (pytest.approx(4 / 6), None)
     assert (found.selection.recall, found.selection.auc) == (None, None)
-    assert found.belief is not None
-    assert found.belief.accuracy is None
+    assert found.predicted is not None
+    assert found.predicted.accuracy is None
 
 
 @pytest.mark.parametrize("seed", range(5))

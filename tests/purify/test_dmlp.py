@@ -215,7 +215,7 @@ def test_projection_onto_the_simplex() -> None:
 @pytest.mark.parametrize("mode", ["paper", "released"])
 def test_the_purifier_runs_both_modes(mode: str) -> None:
     task, true = digits(width=24)
-    config = DMLPConfig(mode=mode, **SMALL, eac_precision="float32")
+    config = DMLPConfig(mode=mode, **{**SMALL, "eac_precision": "float32"})
     found = dmlp(task, config, np.random.default_rng(0))
     np.testing.assert_allclose(found.posterior.sum(axis=1), 1, atol=1e-5)
     assert (found.posterior >= 0).all()

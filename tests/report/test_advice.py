@@ -113,8 +113,8 @@ def test_of_the_classes() -> None:
     assert titles(advice({}, diagonal={"cat": 0.3, "dog": 0.3}), "caution") == []
 
 
-def of_training(told: float, *, source: str = "trusted", **training: Any) -> list[Advice]:
-    metrics = {"evaluate": CALM | {"training": training}, "train": {"noise": {"rate": told, "source": source}}}
+def of_training(rate: float, *, source: str = "trusted", **training: Any) -> list[Advice]:
+    metrics = {"evaluate": CALM | {"training": training}, "train": {"noise": {"rate": rate, "source": source}}}
     return [item for item in advise(metrics, [], {}) if item.kind != "good"]
 
 
@@ -124,7 +124,7 @@ def test_a_leaky_selection_names_its_precision_and_the_estimate_behind_it() -> N
     assert found.title == "Wrong labels are learned as right ones"
     text = found.text.replace("\u00a0", " ")
     assert "precision 80.0 %" in text
-    assert "told of 20.0 % wrong labels, 50.0 % are: the estimate is too low" in text
+    assert "an estimate of 20.0 % wrong labels, 50.0 % are wrong: the estimate is too low" in text
     [found] = of_training(0.48, selection=leaky, noise_rate=0.5)
     assert "estimate" not in found.text  # a fair estimate is not to blame
     assert of_training(0.2, selection={**leaky, "precision": 0.95}, noise_rate=0.5) == []
@@ -136,18 +136,18 @@ def test_a_timid_selection_names_its_recall() -> None:
     assert found.title == "Right labels are left unused"
     text = found.text.replace("\u00a0", " ")
     assert "selected 30.0 % of the rows whose label is right" in text
-    assert "told of 70.0 % wrong labels, 40.0 % are: the estimate is too high" in text
+    assert "an estimate of 70.0 % wrong labels, 40.0 % are wrong: the estimate is too high" in text
 
 
 def test_without_truth_nothing_is_said_of_the_selection() -> None:
     blind = {"precision": None, "recall": None, "selected": 0.2}
-    assert of_training(0.7, selection=blind, belief={"accuracy": None, "learned": None}) == []
+    assert of_training(0.7, selection=blind, predicted={"accuracy": None, "learned": None}) == []
 
 
-def test_a_belief_worse_than_the_labels() -> None:
-    [found] = of_training(0.4, belief={"accuracy": 0.55, "learned": 0.6})
+def test_predictions_worse_than_the_labels() -> None:
+    [found] = of_training(0.4, predicted={"accuracy": 0.55, "learned": 0.6})
     assert found.title == "The method knows less than its labels"
-    assert of_training(0.4, belief={"accuracy": 0.65, "learned": 0.6}) == []
+    assert of_training(0.4, predicted={"accuracy": 0.65, "learned": 0.6}) == []
 
 
 def test_an_assumed_noise_rate_is_something_to_do() -> None:

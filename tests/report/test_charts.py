@@ -31,7 +31,7 @@ def test_texts_for_few_classes_and_a_bitmap_for_many(classes: int, texts: bool, 
     assert made.left + made.side <= made.width
 
 
-def test_cells_tell_their_share() -> None:
+def test_cells_show_their_share() -> None:
     matrix = np.array([[0.75, 0.25], [np.nan, np.nan]])
     counts = np.array([[3, 1], [0, 0]])
     made = heatmap(matrix, ["cat", "dog"], rows_are="true", columns_are="observed", counts=counts)

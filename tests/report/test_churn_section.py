@@ -6,7 +6,7 @@ from typing import Any
 
 from lnl_core.report.churn_section import churn_section
 from lnl_core.report.page import render
-from lnl_core.report.sources import Sources
+from tests.report.sources import sources
 
 CHURN: dict[str, Any] = {
     "rows_before": 40000,
@@ -26,28 +26,9 @@ CHURN: dict[str, Any] = {
 }
 
 
-def page(**metrics: Any) -> str:
-    return render(
-        Sources(
-            title="t",
-            made="now",
-            labels=None,
-            metrics=metrics,
-            plots={},
-            train_curves=[],
-            pretrain_curve=[],
-            quarantine=[],
-            thumbnails={},
-            purifier={},
-            versions=[],
-            settings={},
-        )
-    )
-
-
 def test_there_is_no_section_without_a_version_before() -> None:
     assert churn_section({}) is None
-    assert 'id="churn"' not in page(purify={"method": "knn"})
+    assert 'id="churn"' not in render(sources(purify={"method": "knn"}))
 
 
 def test_figures_tables_and_what_is_not_compared() -> None:
@@ -72,7 +53,7 @@ def test_figures_tables_and_what_is_not_compared() -> None:
 
 
 def test_the_page_shows_it_with_names_as_text() -> None:
-    text = page(purify={"method": "knn", "churn": CHURN})
+    text = render(sources(purify={"method": "knn", "churn": CHURN}))
     assert 'href="#churn"' in text
     assert "What changed since the last version" in text
     assert "&lt;b&gt;dog&lt;/b&gt;" in text

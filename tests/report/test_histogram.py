@@ -37,7 +37,7 @@ def test_bars_lie_inside_the_axes_and_side_by_side() -> None:
     assert made.bars[0].x >= made.left
     assert made.bars[-1].x + made.bars[-1].width <= made.right
     assert all(a.x + a.width <= b.x for a, b in zip(made.bars[:-1], made.bars[1:], strict=True))
-    assert made.legend == []  # one heap needs no telling apart
+    assert made.legend == []  # one heap needs no legend
 
 
 def test_a_heap_too_low_to_be_seen_turns_the_scale_into_roots() -> None:

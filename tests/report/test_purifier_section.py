@@ -7,8 +7,8 @@ from typing import Any
 from lnl_core.report.advice import advise
 from lnl_core.report.page import _noise_lines
 from lnl_core.report.purifier_section import comparison
-from lnl_core.report.sources import Sources
 from lnl_core.report.summary_section import routes
+from tests.report.sources import sources
 
 ROUTES: dict[str, Any] = {
     "routes": {"keep": 60, "relabel": 30, "review": 10},
@@ -19,23 +19,6 @@ ROUTES: dict[str, Any] = {
     "calibration_rows": 1200,
 }
 REFUSED = {**ROUTES, "routes": {"keep": 60, "relabel": 0, "review": 40}, "promise_refused": "there are 7 trusted rows"}
-
-
-def _sources(**metrics: dict[str, Any]) -> Sources:
-    return Sources(
-        title="t",
-        made="now",
-        labels=None,
-        metrics=metrics,
-        plots={},
-        train_curves=[],
-        pretrain_curve=[],
-        quarantine=[],
-        thumbnails={},
-        purifier={},
-        versions=[],
-        settings={},
-    )
 
 
 def test_routes_are_shown_only_where_something_was_promised() -> None:
@@ -66,9 +49,9 @@ def test_what_is_left_to_review_is_something_to_do() -> None:
 
 def test_neighbours_speak_of_the_noise_where_no_trusted_rows_do() -> None:
     estimate = {"source": "hoc", "rate": 0.4, "rate_low": 0.38, "rate_high": 0.42}
-    lines = dict(_noise_lines(_sources(purify={"noise_estimate": estimate})))
+    lines = dict(_noise_lines(sources(purify={"noise_estimate": estimate})))
     assert lines["agreement of neighbours says"].replace("\u00a0", " ") == "40.0 % (95 % interval 38.0 % to 42.0 %)"
-    counted = dict(_noise_lines(_sources(purify={"noise_estimate": {**estimate, "source": "trusted"}})))
+    counted = dict(_noise_lines(sources(purify={"noise_estimate": {**estimate, "source": "trusted"}})))
     assert "agreement of neighbours says" not in counted
 
 

@@ -8,16 +8,16 @@ import pytest
 
 from lnl_core.report.page import render
 from lnl_core.report.run_files import Record
-from lnl_core.report.sources import Sources
 from lnl_core.report.training_section import (
-    belief_chart,
     embedding_chart,
+    estimate_lines,
+    predicted_chart,
     prior_words,
     selection_chart,
     small_loss_charts,
-    told_lines,
     training,
 )
+from tests.report.sources import sources
 
 SELECTION: list[Record] = [
     {"epoch": "2", "selected": "0.5", "precision": "0.9", "recall": "0.8", "auc": "0.95"},
@@ -25,23 +25,6 @@ SELECTION: list[Record] = [
 ]
 BLIND: list[Record] = [{"epoch": "2", "selected": "0.5", "precision": "", "recall": "", "auc": ""}]
 NOISE = {"rate": 0.2, "source": "neighbours", "type": "symmetric", "prior": [0.25, 0.75]}
-
-
-def sources(plots: dict[str, list[Record]] | None = None, **metrics: Any) -> Sources:
-    return Sources(
-        title="t",
-        made="now",
-        labels=None,
-        metrics=metrics,
-        plots=plots or {},
-        train_curves=[],
-        pretrain_curve=[],
-        quarantine=[],
-        thumbnails={},
-        purifier={},
-        versions=[],
-        settings={},
-    )
 
 
 def bins(epoch: int, **columns: list[float]) -> list[Record]:
@@ -65,14 +48,14 @@ def test_selection_has_a_line_a_score_and_without_truth_its_share() -> None:
     assert selection_chart([]) is None
 
 
-def test_belief_is_drawn_beside_what_was_learned_from() -> None:
+def test_predicted_labels_are_drawn_beside_what_was_learned_from() -> None:
     rows = [{"epoch": "1", "accuracy": "0.8", "learned": "0.7", "observed": "0.6"}]
-    observed, purified = belief_chart(rows, "observed"), belief_chart(rows, "purified_hard")
+    observed, purified = predicted_chart(rows, "observed"), predicted_chart(rows, "purified_hard")
     assert observed is not None
     assert purified is not None
-    assert [name for name, _ in observed.legend] == ["method's belief", "observed labels"]
-    assert [name for name, _ in purified.legend] == ["method's belief", "observed labels", "labels learned from"]
-    assert belief_chart([{"epoch": "1", "accuracy": "", "learned": "", "observed": ""}], "observed") is None
+    assert [name for name, _ in observed.legend] == ["predicted labels", "observed labels"]
+    assert [name for name, _ in purified.legend] == ["predicted labels", "observed labels", "labels learned from"]
+    assert predicted_chart([{"epoch": "1", "accuracy": "", "learned": "", "observed": ""}], "observed") is None
 
 
 def test_small_loss_with_truth_and_a_mixture() -> None:
@@ -94,22 +77,22 @@ def test_small_loss_with_truth_and_a_mixture() -> None:
     assert small_loss_charts([]) == []
 
 
-def test_told_beside_measured() -> None:
+def test_estimated_beside_measured() -> None:
     found = dict(
-        told_lines(
+        estimate_lines(
             sources(
                 train={"noise": NOISE, "derived": {"lambda_u": 25.0, "p_threshold": 0.5}},
                 evaluate={"training": {"noise_rate": 0.41}},
             )
         )
     )
-    assert found["wrong labels, as told"].replace("\u00a0", " ") == "20.0 %"
+    assert found["wrong labels, estimated"].replace("\u00a0", " ") == "20.0 %"
     assert found["wrong labels, measured"].replace("\u00a0", " ") == "41.0 %"
     assert found["source of the estimate"] == "agreement of neighbours"
     assert (found["lambda u"], found["p threshold"]) == ("25", "0.5")
-    blind = dict(told_lines(sources(train={"noise": NOISE})))
+    blind = dict(estimate_lines(sources(train={"noise": NOISE})))
     assert blind["wrong labels, measured"] == "—"
-    assert told_lines(sources(train={"method": "ce"})) == []
+    assert estimate_lines(sources(train={"method": "ce"})) == []
 
 
 def test_prior_in_words() -> None:
@@ -130,11 +113,11 @@ def test_embedding_reads_places_and_class_numbers() -> None:
 @pytest.mark.parametrize("metrics", [{}, {"train": {"method": "ce"}, "evaluate": {"missing": {"trace": "no trace"}}}])
 def test_a_run_without_a_trace_says_so(metrics: dict[str, Any]) -> None:
     section = training(sources(**metrics))
-    assert (section["selection"], section["belief"], section["embedding"]) == (None, None, None)
+    assert (section["selection"], section["predicted"], section["embedding"]) == (None, None, None)
     assert section["small_loss"] == []
     assert section["lacks"] == (["No trace."] if metrics else [])
     page = render(sources(**metrics))
-    assert "This training tells of no noise estimate." in page
+    assert "This training reports no noise estimate." in page
 
 
 def test_the_page_shows_what_there_is() -> None:

@@ -250,6 +250,7 @@ def _write_trace(paths: Layout) -> None:
     mixture = {"means": [0.05, 0.5], "variances": [0.002, 0.02], "weights": [0.8, 0.2]}
     for epoch in (1, 2, 3):
         split: dict[str, Any] = {"selected": doubt < 0.1 * epoch, "clean": 1 - doubt, "mixture": mixture}
-        belief = purified.purified_label
-        trace = TraceEpoch(epoch=epoch, ids=purified.ids, belief=belief, loss=doubt, **(split if epoch > 1 else {}))
+        predicted = purified.purified_label
+        split = split if epoch > 1 else {}
+        trace = TraceEpoch(epoch=epoch, ids=purified.ids, predicted=predicted, loss=doubt, **split)
         write_trace(paths.train_trace, trace)

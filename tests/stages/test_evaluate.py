@@ -134,9 +134,9 @@ def test_selection_is_that_of_a_join_by_dictionary(evaluated: tuple[Layout, dict
     assert scores["training"]["selection"]["recall"] == pytest.approx(recall)
     assert scores["training"]["noise_rate"] == pytest.approx(1 - np.mean(list(right.values())))
     assert 0.5 < float(rows[1]["auc"]) < 1
-    beliefs = records(paths.plots / "belief.csv")
-    assert [float(row["accuracy"]) for row in beliefs] == [float(row["learned"]) for row in beliefs]
-    assert float(beliefs[0]["observed"]) == pytest.approx(1 - scores["noise"]["rate_true"], abs=1e-5)
+    predicted = records(paths.plots / "predicted.csv")
+    assert [float(row["accuracy"]) for row in predicted] == [float(row["learned"]) for row in predicted]
+    assert float(predicted[0]["observed"]) == pytest.approx(1 - scores["noise"]["rate_true"], abs=1e-5)
 
 
 def test_histogram_counts_every_row_at_the_first_and_the_last_split(evaluated: tuple[Layout, dict[str, Any]]) -> None:
@@ -159,7 +159,7 @@ def test_the_trainers_matrix_is_held_against_the_labels_that_it_learned_from(
     shares = confusion_matrix(true, purified.purified_label, normalize="true")
     estimated = np.full((10, 10), 0.02) + 0.8 * np.eye(10)
     assert scores["training"]["transition_error"] == pytest.approx(np.abs(shares - estimated).mean())
-    assert scores["training"]["told_error"] == pytest.approx(np.abs(shares - estimated).mean())
+    assert scores["training"]["noise_estimate_error"] == pytest.approx(np.abs(shares - estimated).mean())
     cells = records(paths.plots / "trainer_transition.csv")
     assert len(cells) == 100
     assert float(cells[11]["true_share"]) == pytest.approx(shares[1, 1], abs=1e-5)
@@ -184,13 +184,13 @@ def test_why_there_is_no_map(digits_run: Make, rows: int, why: str) -> None:
     assert not (paths.plots / "embedding.csv").exists()
 
 
-def test_a_trace_without_truth_still_tells_how_much_was_selected(digits_run: Make) -> None:
+def test_a_trace_without_truth_still_shows_how_much_was_selected(digits_run: Make) -> None:
     paths = digits_run(truth=False)
     scores = run_stage("evaluate", PARAMS, paths)
     rows = records(paths.plots / "selection.csv")
     assert all(row["selected"] and not row["precision"] + row["recall"] + row["auc"] for row in rows)
     assert all(row["rows"] and not row["right"] + row["wrong"] for row in records(paths.plots / "small_loss.csv"))
-    assert all(not row["accuracy"] for row in records(paths.plots / "belief.csv"))
+    assert all(not row["accuracy"] for row in records(paths.plots / "predicted.csv"))
     assert scores["missing"]["trace_truth"] == "no true labels are known for the training rows"
     assert "noise_rate" not in scores["training"]
     assert all(not row["true_share"] for row in records(paths.plots / "trainer_transition.csv"))
@@ -203,7 +203,7 @@ def test_a_run_of_an_old_version_has_no_trace(digits_run: Make) -> None:
         "trace": "the training left no trace of its epochs",
         "trainer_transition": "the training method estimates no transition matrix",
     }
-    assert not {"selection.csv", "belief.csv", "small_loss.csv"} & {file.name for file in paths.plots.iterdir()}
+    assert not {"selection.csv", "predicted.csv", "small_loss.csv"} & {file.name for file in paths.plots.iterdir()}
     shutil.rmtree(paths.root / "train")
     assert "trace" in run_stage("evaluate", PARAMS, paths)["missing"]
 
@@ -213,7 +213,7 @@ def test_a_trace_of_fewer_columns_says_what_it_lacks(digits_run: Make) -> None:
     paths.train_trace.mkdir()
     write_trace(paths.train_trace, TraceEpoch(epoch=1, ids=read_purified(paths.purified).ids))
     scores = run_stage("evaluate", PARAMS, paths)
-    assert {"selection", "belief", "small_loss"} <= set(scores["missing"])
+    assert {"selection", "predicted", "small_loss"} <= set(scores["missing"])
     assert scores["training"]["epochs_traced"] == 1
 
 

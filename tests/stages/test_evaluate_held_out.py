@@ -57,7 +57,7 @@ def evaluated(paths: Layout) -> tuple[HeldOutTable, dict[str, Any]]:
     return read_held_out(paths.held_out), dict(metrics)
 
 
-def test_probe_and_model_answer_for_the_held_out_rows_alone(digits_run: Callable[..., Layout]) -> None:
+def test_probe_and_model_predict_the_held_out_rows_alone(digits_run: Callable[..., Layout]) -> None:
     paths = digits_run()
     hold_out(paths)
     table, metrics = evaluated(paths)
@@ -90,7 +90,7 @@ def test_the_probe_follows_the_labels_of_the_version(digits_run: Callable[..., L
     assert np.array_equal(bad.answers["model"].label, good.answers["model"].label)
 
 
-def test_parts_in_another_order_than_the_ids_give_the_same_answers(digits_run: Callable[..., Layout]) -> None:
+def test_parts_in_another_order_than_the_ids_give_the_same_predictions(digits_run: Callable[..., Layout]) -> None:
     """As in a crawl, whose new shards come last whatever their ids are."""
     paths = digits_run()
     hold_out(paths)
@@ -111,7 +111,7 @@ def test_without_held_out_rows_the_table_is_empty_and_says_why(digits_run: Calla
     assert metrics["held_out"] == {"rows": 0}
 
 
-def test_without_a_model_the_probe_answers_alone(digits_run: Callable[..., Layout]) -> None:
+def test_without_a_model_the_probe_predicts_alone(digits_run: Callable[..., Layout]) -> None:
     paths = digits_run(test=False)
     hold_out(paths)
     for child in (paths.model / "best", paths.model / "last"):

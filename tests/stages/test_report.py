@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lnl_core import contracts
-from lnl_core.files import write_json
+from lnl_core.files import read_json, write_json
 from lnl_core.layout import STAGE_NAMES, Layout
+from lnl_core.renamed import METRICS
 from lnl_core.report.run_files import STAGES
 from lnl_core.report.summary import summary_table
 from lnl_core.stages.stage import run_stage
@@ -85,9 +86,9 @@ def test_what_the_training_saw(digits_run: Make) -> None:
     paths = digits_run()
     scores = run_stage("evaluate", PARAMS, paths)
     _, page = made(paths)
-    told = " ".join(page.text.split("What the method was told")[1].split()[:12])
-    assert "wrong labels, as told 15.0 %" in told
-    assert f"wrong labels, measured {100 * scores['training']['noise_rate']:.1f} %" in told
+    estimate = " ".join(page.text.split("Noise estimate given to the method")[1].split()[:12])
+    assert "wrong labels, estimated 15.0 %" in estimate
+    assert f"wrong labels, measured {100 * scores['training']['noise_rate']:.1f} %" in estimate
     for words in (
         "The method learned from the purified labels",
         "Which rows were learned from as they are?",
@@ -114,7 +115,27 @@ def test_a_training_without_truth_or_without_a_trace(digits_run: Make) -> None:
     run_stage("evaluate", PARAMS, old)
     _, page = made(old)
     assert "The training left no trace of its epochs." in page.text
-    assert "This training tells of no noise estimate." in page.text
+    assert "This training reports no noise estimate." in page.text
+
+
+def test_scores_and_plots_are_read_under_their_names_of_version_0_1_0(digits_run: Make) -> None:
+    paths = digits_run()
+    run_stage("evaluate", PARAMS, paths)
+    _, page = made(paths)
+    before = {now: name for name, now in METRICS.items()}
+    (paths.plots / "predicted.csv").rename(paths.plots / f"{before['predicted']}.csv")
+    scores = read_json(paths.metrics("evaluate"))
+    training = scores["evaluate"]["training"]
+    for name in ("predicted", "noise_estimate_error"):
+        training[before[name]] = training.pop(name)
+    write_json(paths.metrics("evaluate"), scores)
+    _, old = made(paths)
+    assert "How right is the method about its training rows?" in old.text
+    assert training_section(old) == training_section(page)
+
+
+def training_section(page: Page) -> str:
+    return page.text.split("What the method saw")[1].split("Self-supervised pretraining")[0]
 
 
 def test_nothing_is_loaded_from_elsewhere(digits_run: Make) -> None:
