@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lnl_core.files import atomic_path
+from lnl_core.renamed import METRICS
 
 Split = Literal["train", "val", "test"]
 Route = Literal["keep", "relabel", "review"]
@@ -156,7 +157,7 @@ class Purified:
     soft_label: FloatArray  # [n, K], rows sum to 1
     class_names: tuple[str, ...]
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # method, settings, version
-    review: BoolArray | None = None  # [n] proposals too uncertain to apply; None: no promise was asked, all are applied
+    review: BoolArray | None = None  # [n] proposals too uncertain to apply; None: no promise was set, all are applied
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -219,6 +220,7 @@ def write_labels(path: Path, labels: Labels) -> None:
 def read_labels(path: Path) -> Labels:
     """Read and check labels.parquet."""
     table, metadata = read_table(path, LABELS)
+    card: Mapping[str, Any] = metadata.get("protocol", {})
     labels = Labels(
         ids=_strings(table, "id"),
         label=_ints(table, "label"),
@@ -226,7 +228,7 @@ def read_labels(path: Path) -> Labels:
         trusted=table["trusted"].to_numpy().astype(bool),
         split=_strings(table, "split"),
         class_names=tuple(metadata.get("class_names", ())),
-        protocol=metadata.get("protocol", {}),
+        protocol={METRICS.get(key, key): value for key, value in card.items()},  # old keys: up to version 0.1.0
     )
     _check_labels(labels, str(path))
     return labels

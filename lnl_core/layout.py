@@ -79,7 +79,7 @@ class Layout:
         return self.root / "train" / "model"
 
     @property
-    def yardstick(self) -> Path:  # same method and start, observed labels; an empty folder where not asked for
+    def yardstick(self) -> Path:  # same method and start, observed labels; an empty folder where not wanted
         return self.root / "train" / "yardstick"
 
     @property
@@ -119,7 +119,7 @@ class Layout:
     def previous(self) -> Layout:
         """Files of the version before this one, of the stages that build on it; they are read and never written.
 
-        Whoever starts a stage lays them there; without them a stage does all of its work. They lie outside the stage's
+        Whoever starts a stage puts them there; without them a stage does all of its work. They lie outside the stage's
         outputs because DVC deletes those before it runs a stage again.
         """
         return Layout(self.root / ".lnl" / "previous")

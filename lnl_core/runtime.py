@@ -26,7 +26,7 @@ class Runtime:
     image_disk_mb: int = 131072
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Mixed precision as asked for; a null context in float32."""
+        """Mixed precision as set; a null context in float32."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
@@ -44,7 +44,7 @@ def resolve(run: RunSettings) -> Runtime:
     """Resolve `auto`, check that the device exists, and set the number of threads.
 
     Raises:
-        ConfigError: a CUDA device was asked for and there is none.
+        ConfigError: a CUDA device is set and there is none.
     """
     name = run.device
     if name == "auto":

@@ -54,7 +54,7 @@ def bench(
     if listed:
         _list(cells, out)
         return
-    failures = run_cells(cells, out, _teller(len(cells)))
+    failures = run_cells(cells, out, _cell_lines(len(cells)))
     typer.echo(_write_table(out, table_format, published))
     if failures:
         raise typer.Exit(FAILED)
@@ -91,7 +91,7 @@ def _list(cells: Sequence[Cell], out: Path) -> None:
     typer.echo(f"{states.count('done')} of {len(cells)} cells are done")
 
 
-def _teller(total: int) -> Any:
+def _cell_lines(total: int) -> Any:
     """A line a cell, on stderr."""
     console = Console(stderr=True, soft_wrap=True)
     number = 0

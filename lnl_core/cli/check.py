@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
-from lnl_core.config import ConfigError, load_params, load_preset
+from lnl_core.cli.options import Overrides, ParamsInstead, Preset, chosen_params
 
 
 def check(
-    preset: Annotated[str, typer.Option(help="A preset, overlays after a +.")] = "",
-    params: Annotated[Path | None, typer.Option(help="A params file instead of a preset.")] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("-S", "--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")
-    ] = None,
-    images: Annotated[int, typer.Option(min=0, help="Images to read and decode, spread over all rows.")] = 1000,
+    preset: Preset = "",
+    params: ParamsInstead = None,
+    override: Overrides = None,
+    images: Annotated[int, typer.Option(min=0, help="Images to read and decode, taken evenly from all rows.")] = 1000,
 ) -> None:
     """Count the rows of a dataset, look at some of its images and say what is missing. Writes nothing.
 
@@ -26,9 +24,7 @@ def check(
     from lnl_core.stages.prepare import PrepareSettings
     from lnl_core.stages.stage import check_params, stage_named
 
-    if bool(preset) == bool(params):
-        raise ConfigError("give either --preset NAME or --params FILE")
-    settings = load_params(params, override or []) if params else load_preset(preset, override or [])
+    settings = chosen_params(preset, params, override)
     check_params(settings)
     prepare = stage_named("prepare").settings(settings.get("prepare"))
     assert isinstance(prepare, PrepareSettings)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lnl_core.cli.options import Overrides, ParamsInstead, Preset, chosen_params
+
 app = typer.Typer(
     help="The listing of a growing crawl: which shards there are, in the order in which they were first seen.",
     no_args_is_help=True,
@@ -64,27 +66,23 @@ def status(path: Crawl, listing: ListingFile = DEFAULT, min_age: MinAge = 60.0) 
 @app.command("import")
 def import_(
     out: Annotated[Path, typer.Option(help="Folder to write: shards/, trusted.csv, test.csv, crawl.yaml.")],
-    preset: Annotated[str, typer.Option(help="A preset of the dataset, overlays after a +.")] = "",
-    params: Annotated[Path | None, typer.Option(help="A params file instead of a preset.")] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("-S", "--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")
-    ] = None,
+    preset: Preset = "",
+    params: ParamsInstead = None,
+    override: Overrides = None,
     rows_a_shard: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = 50_000,
 ) -> None:
     """Begin a crawl with a dataset: its images as shards, its verified labels as files beside them.
 
     [dim]lnl crawl import --preset clothing1m --out data/clothing1m-crawl[/dim]
     """
-    from lnl_core.config import ConfigError, load_params, load_preset
+    from lnl_core.config import ConfigError
     from lnl_core.crawl.import_dataset import import_dataset, write_params
     from lnl_core.datasets import DATASETS
     from lnl_core.labels.index import Dataset
     from lnl_core.stages.prepare import PrepareSettings
     from lnl_core.stages.stage import stage_named
 
-    if bool(preset) == bool(params):
-        raise ConfigError("give either --preset NAME or --params FILE")
-    settings = load_params(params, override or []) if params else load_preset(preset, override or [])
+    settings = chosen_params(preset, params, override)
     prepare = stage_named("prepare").settings(settings.get("prepare"))
     assert isinstance(prepare, PrepareSettings)
     name = prepare.dataset

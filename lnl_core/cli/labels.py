@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from lnl_core.cli.tables import print_table
 from lnl_core.config import ConfigError
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ class LinkKind(StrEnum):
 
 @app.command()
 def commit(purified: Purified, folder: Folder = Path("ledger")) -> None:
-    """Append the changes of a purified table. Labels that a person has set stay; asked twice, nothing is appended.
+    """Append the changes of a purified table. Labels that a person has set stay; a second call appends nothing.
 
     [dim]lnl labels commit data/purify/purified.parquet[/dim]
     """
@@ -120,7 +117,7 @@ def list_runs(folder: Folder = Path("ledger")) -> None:
     rows = [
         (run.name, run.card.source, f"{run.rows:,}", _time(run.time), run.card.about.get("reverts", "")) for run in runs
     ]
-    _print(("run", "source", "rows", "time", "reverts"), rows)
+    print_table(("run", "source", "rows", "time", "reverts"), rows)
 
 
 @app.command()
@@ -135,7 +132,7 @@ def history(
         typer.echo(f"{name}: no change of its label is in the ledger {folder}")
         return
     columns = ("run", "from", "to", "source", "method", "version", "confidence", "route", "time")
-    _print(columns, [tuple(_cell(row[column]) for column in columns) for row in found])
+    print_table(columns, [tuple(_cell(row[column]) for column in columns) for row in found])
 
 
 @app.command()
@@ -154,14 +151,14 @@ def diff(
 
     ledger = Ledger(folder)
     compared = compare(labels_of(first, ledger), labels_of(second, ledger))
-    _print(("what", "rows"), [(kind, f"{count:,}") for kind, count in counts(compared).items()])
+    print_table(("what", "rows"), [(kind, f"{count:,}") for kind, count in counts(compared).items()])
     differs = compared.filter(pc.not_equal(compared["kind"], "same"))
     if out is not None:
         write_labels_table(differs, out)
         typer.echo(f"{len(differs):,} rows in {out}")
         return
     rows = differs.slice(0, SHOWN).to_pylist()
-    _print(tuple(differs.column_names), [tuple(_cell(value) for value in row.values()) for row in rows])
+    print_table(tuple(differs.column_names), [tuple(_cell(value) for value in row.values()) for row in rows])
     if len(differs) > SHOWN:
         typer.echo(f"... and {len(differs) - SHOWN:,} more; --out FILE writes them all")
 
@@ -231,13 +228,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return _time(value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _print(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(escape(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(value) for value in row))
-    console = Console()
-    Console(width=None if console.is_terminal else 160).print(table, highlight=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lnl_core.cli.options import Overrides
 from lnl_core.config import apply_overrides, load_params
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ def reclean(
     params: Annotated[Path, typer.Option(help="A params file with prepare.dataset: crawl.")] = Path("crawl.yaml"),
     root: Annotated[Path, typer.Option(help="Folder of the versions' files.")] = Path("run"),
     path: Annotated[str, typer.Option(help="Folder or s3:// prefix of the crawl, instead of the params file's.")] = "",
-    override: Annotated[
-        list[str] | None, typer.Option("-S", "--set", metavar="SECTION.KEY=VALUE", help="Override a setting.")
-    ] = None,
+    override: Overrides = None,
     last: Annotated[str, typer.Option("--until", help="Last stage to run: purify or one after it.")] = "report",
     ledger: Annotated[
         Path | None, typer.Option(envvar="LNL_LEDGER", help="Label ledger; by default ROOT/ledger.")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
+from lnl_core.cli.tables import print_table
 from lnl_core.config import ConfigError, apply_overrides, load_params, parse
 
 if TYPE_CHECKING:
@@ -59,7 +56,7 @@ def list_versions(store: Where = DEFAULT) -> None:
     if not rows:
         typer.echo(f"{store}: no versions yet; `lnl versions add --root RUN` registers a finished run")
         return
-    _print(columns, rows)
+    print_table(columns, rows)
 
 
 @app.command()
@@ -75,12 +72,14 @@ def show(
 
     opened = _open(store)
     manifest = opened.version(number)
-    _print(("", ""), _described(manifest))
-    history = [entry for entry in opened.promotions() if entry.version == number]
-    _print(
-        ("promoted", "why", "who", "reason"),
-        [(_time(entry.time), entry.why, entry.who, entry.reason) for entry in history],
-    )
+    print_table(("", ""), _described(manifest))
+    history = [
+        (_time(entry.time), entry.why, entry.who, entry.reason)
+        for entry in opened.promotions()
+        if entry.version == number
+    ]
+    if history:
+        print_table(("promoted", "why", "who", "reason"), history)
     typer.echo(markdown(gate_decision(opened, number, _settings(override), against)))
 
 
@@ -120,7 +119,7 @@ def promote(
 ) -> None:
     """Promote a version if it does not lose against the promoted one; see docs/versions.md for the rule.
 
-    Asked again for the promoted version, it brings ledger and git up to it.   [dim]lnl promote 7[/dim]
+    Called again for the promoted version, it brings ledger and git up to it.   [dim]lnl promote 7[/dim]
     """
     from lnl_core.versions.decision_text import markdown
     from lnl_core.versions.promote import promote as ask
@@ -245,15 +244,3 @@ def _now() -> datetime:
 
 def _time(value: datetime) -> str:
     return value.strftime("%Y-%m-%d %H:%M")
-
-
-def _print(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    if not rows:
-        return
-    table = Table(box=None, pad_edge=False, show_header=any(columns))
-    for column in columns:
-        table.add_column(escape(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(value) for value in row))
-    console = Console()
-    Console(width=None if console.is_terminal else 160).print(table, highlight=False)

@@ -1,4 +1,4 @@
-"""The files of a crawl, below a folder or an `s3://` prefix: what there is, and what tells their contents apart."""
+"""The files of a crawl, below a folder or an `s3://` prefix: what there is, and hashes of its contents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CrawlPlace:
         return sorted(found, key=lambda entry: entry.path)
 
     def content(self, entries: Sequence[Entry]) -> str:
-        """What tells contents apart: a hash of the only file, or over (path, hash) of all; on S3 ETags."""
+        """Differs where contents differ: a hash of the only file, or over (path, hash) of all; on S3 ETags."""
         kind = "etag" if isinstance(self.root, S3Path) else "sha256"
         hashes = [(entry.path, self._hash(entry)) for entry in entries]
         if len(hashes) == 1:

@@ -46,7 +46,7 @@ class ShardRows:
 
 
 class CrawlReader:
-    """What the stage prepare asks of a crawl. Opens nothing until asked."""
+    """What the stage prepare reads of a crawl. Opens nothing before a method is called."""
 
     def __init__(self, config: Any) -> None:
         self.config: CrawlSettings = config
@@ -110,7 +110,7 @@ class CrawlReader:
         reader = place.open_parquet(shard.name)
         names = reader.schema_arrow.names
         _need(names, [self.config.id_column, self.config.image_column], shard.name)
-        with _damage_is_told(shard.name):
+        with _damaged_is_unusable(shard.name):
             table = reader.read(columns=[name for name in self._columns() if name in names])
         texts = self._texts(table, shard.name, list(table[self.config.id_column].to_pylist()))
         return ShardRows(texts=texts, images=_parquet_images(reader, self.config.image_column, shard.name))
@@ -167,7 +167,7 @@ def _check_same(place: CrawlPlace, shard: Shard, path: str) -> None:
 def _parquet_images(reader: Any, column: str, shard: str) -> Iterator[Image]:
     batches = reader.iter_batches(_BATCH, columns=[column])
     while True:
-        with _damage_is_told(shard):
+        with _damaged_is_unusable(shard):
             batch = next(batches, None)
         if batch is None:
             return
@@ -178,7 +178,7 @@ def _parquet_images(reader: Any, column: str, shard: str) -> Iterator[Image]:
 
 
 @contextlib.contextmanager
-def _damage_is_told(shard: str) -> Iterator[None]:
+def _damaged_is_unusable(shard: str) -> Iterator[None]:
     """pyarrow's errors of a damaged file become `UnusableShard`; those of the system, which may pass, stay."""
     try:
         yield

@@ -1,12 +1,12 @@
 """`lnl reclean`: the next version of a growing crawl in a folder, without git, DVC or Prefect.
 
     look        the crawl is held against ROOT/crawl/listing.json; what is new goes to its end
-    lay         files of the last version that the stages build on get second names below ROOT/.lnl/previous
+    place       files of the last version that the stages build on get second names below ROOT/.lnl/previous
     run         the chain of stages, with the hashes of all that is new in the settings
     commit      changed labels are appended to the label ledger
 
 `ROOT/.lnl/reclean.json` says which version is being made, out of what, and how far it is. A killed run goes on where it
-was: the files of the last version are laid before a stage may replace them, in one rename, and are laid once a version.
+was: the files of the last version are placed before a stage may replace them, in one rename, once a version.
 Where nothing is new (shards, trusted labels, test rows, settings), nothing is done. Second names are hard links, so a
 version costs the disk what is new in it.
 """
@@ -146,11 +146,11 @@ def preview(params: Params, root: Path, *, min_age: float = MIN_AGE) -> tuple[Cr
     paths = Layout(root)
     listing = read_listing(paths.root / "crawl" / "listing.json")
     state = look_at(str(params["prepare"]["crawl"].get("path", "")), listing, min_age=min_age)
-    told = [f"{len(state.new)} new shards"] if state.new else []
+    shards = [f"{len(state.new)} new shards"] if state.new else []
     before, inputs = read_state(paths), _inputs(params, listing.sha256)
     if before is None:
-        return state, [*told, "the first version"]
-    return state, told + _changed(before.inputs, inputs) + ([] if before.done else ["an unfinished version"])
+        return state, [*shards, "the first version"]
+    return state, shards + _changed(before.inputs, inputs) + ([] if before.done else ["an unfinished version"])
 
 
 def read_state(paths: Layout) -> State | None:
@@ -233,7 +233,7 @@ def _inputs(params: Params, listing: str) -> Inputs:
 
 
 def _hash(name: str) -> str:
-    """sha256 of a file's bytes; empty where none is named. A file that is not there is told by the stage prepare."""
+    """sha256 of a file's bytes; empty where none is named. The stage prepare reports a file that is not there."""
     if not name:
         return ""
     place = locate(name)
@@ -252,11 +252,11 @@ def _planned(before: State | None, inputs: Inputs, paths: Layout) -> State:
     if before is not None and (not before.done or before.inputs == inputs):
         return replace(before, inputs=inputs, done="")
     previous_md5 = file_md5(paths.purified) if paths.purified.exists() else ""
-    _lay_previous(paths)
+    _place_previous(paths)
     return State(version=before.version + 1 if before else 1, previous_md5=previous_md5, inputs=inputs)
 
 
-def _lay_previous(paths: Layout) -> None:
+def _place_previous(paths: Layout) -> None:
     """Second names of the present files below `.lnl/previous`. Cut short, it is done again: nothing has changed yet."""
     folder = paths.previous.root
     fresh, old = folder.with_name("previous.new"), folder.with_name("previous.old")

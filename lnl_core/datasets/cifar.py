@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lnl_core.config import ConfigError
+from lnl_core.config import ConfigError, Settings
 from lnl_core.contracts import ContractError, IntArray, QuarantineRow, string_ids
 from lnl_core.labels.index import Index
 from lnl_core.labels.label_file import read_torch_labels
@@ -37,21 +38,48 @@ _ARRAY_PARTS = {  # what the pickles of numpy arrays are made of, under the name
 }
 
 
+class CIFARConfig(Settings):
+    """What the settings of both have; the names of the human label sets are those of each."""
+
+    root: str = ""  # the folder that holds the unpacked archive: cifar-10-batches-py or cifar-100-python
+    human_file: str = ""  # CIFAR-10_human.pt or CIFAR-100_human.pt
+    human_label: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """Where an archive, and the file of human labels beside it, have what is read."""
+
+    dataset: str  # as messages name it
+    folder: str
+    train: Sequence[str]  # files
+    test: Sequence[str]
+    meta: str
+    label: str  # key in the batches
+    class_names: str  # key in `meta`
+    human: str  # key of the chosen set of human labels
+    clean: str  # key of the clean labels in the same file
+
+
 class CIFAR:
     """Ids train-00000 and test-00000 on, in the archive's order. Holds all pixels (184 MB for the whole archive)."""
 
-    def __init__(self, folder: Path, train: Sequence[str], test: Sequence[str], meta: str) -> None:
-        self._folder = folder
-        self._split_files = {"train": train, "test": test}
-        self._meta = meta
+    def __init__(self, config: CIFARConfig, archive: Archive) -> None:
+        self._config = config
+        self._archive = archive
+        self._folder = Path(config.root) / archive.folder
+        self._split_files = {"train": archive.train, "test": archive.test}
         self._pixels: dict[str, Pixels] = {}
 
-    def read(self, label_key: str, names_key: str, human: tuple[str, str, str]) -> Index:
-        """`human` is (file, key of the label set, key of the clean labels); an empty file: the clean labels."""
-        label = {split: self._read_split(split, label_key) for split in self._split_files}
+    def index(self) -> Index:
+        """All rows. Raises ConfigError for a missing folder or file, ContractError for a broken one."""
+        archive = self._archive
+        self._check_root()
+        human_file = self._human_file()
+        label = {split: self._read_split(split) for split in self._split_files}
         observed = label["train"]
-        if human[0]:
-            observed = _human_labels(Path(human[0]), human[1], human[2], label["train"])
+        if human_file:
+            observed = _human_labels(Path(human_file), archive.human, archive.clean, label["train"])
         sizes = {split: len(labels) for split, labels in label.items()}
         ids = [f"{split}-{row:05d}" for split, size in sizes.items() for row in range(size)]
         return Index(
@@ -60,7 +88,7 @@ class CIFAR:
             true_label=np.concatenate([label["train"], label["test"]]),
             verified=np.ones(len(ids), dtype=bool),
             split=string_ids([name.split("-")[0] for name in ids]),
-            class_names=tuple(str(name) for name in _unpickle(self._folder / self._meta)[names_key]),
+            class_names=tuple(str(name) for name in _unpickle(self._folder / archive.meta)[archive.class_names]),
         )
 
     def images(self, index: Index, rows: npt.NDArray[np.intp]) -> Iterator[bytes | QuarantineRow]:
@@ -69,32 +97,29 @@ class CIFAR:
             yield _png(self._pixels[split][int(number)])
 
     def source_files(self) -> Sequence[str]:
-        names = [*self._split_files["train"], *self._split_files["test"], self._meta]
+        names = [*self._split_files["train"], *self._split_files["test"], self._archive.meta]
         return [str(self._folder / name) for name in names]
 
-    def _read_split(self, split: str, label_key: str) -> IntArray:
+    def _read_split(self, split: str) -> IntArray:
         batches = [_unpickle(self._folder / name) for name in self._split_files[split]]
         self._pixels[split] = np.concatenate([np.asarray(batch["data"], np.uint8) for batch in batches])
-        return np.concatenate([np.asarray(batch[label_key], np.int32) for batch in batches])
+        return np.concatenate([np.asarray(batch[self._archive.label], np.int32) for batch in batches])
 
+    def _check_root(self) -> None:
+        root, archive = self._config.root, self._archive
+        if not root or not self._folder.is_dir():
+            raise ConfigError(
+                f"prepare.{archive.dataset}.root = {root!r}: it must hold {archive.folder}; unpack the archive there"
+            )
 
-def check_root(folder: Path, root: str, name: str) -> None:
-    """Raise ConfigError where the archive's folder is not there."""
-    if not root or not folder.is_dir():
-        raise ConfigError(f"prepare.{name}.root = {root!r}: it must hold {folder.name}; unpack the archive there")
-
-
-def human_file(file: str, label: str, name: str) -> str:
-    """The file of human labels; empty where the label set is none.
-
-    Raises:
-        ConfigError: a label set is asked for without a file.
-    """
-    if label == "none":
-        return ""
-    if not file:
-        raise ConfigError(f"prepare.{name}.human_label = {label!r} needs prepare.{name}.human_file")
-    return file
+    def _human_file(self) -> str:
+        """The file of human labels; empty where the clean labels are observed."""
+        config, name = self._config, self._archive.dataset
+        if config.human_label == "none":
+            return ""
+        if not config.human_file:
+            raise ConfigError(f"prepare.{name}.human_label = {config.human_label!r} needs prepare.{name}.human_file")
+        return config.human_file
 
 
 def _human_labels(path: Path, key: str, clean_key: str, clean: IntArray) -> IntArray:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from lnl_core.config import Settings
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.cifar import CIFAR, check_root, human_file
-from lnl_core.labels.index import Index
+from lnl_core.datasets.cifar import CIFAR, Archive, CIFARConfig
 
 
-class CIFAR10Config(Settings):
+class CIFAR10Config(CIFARConfig):
     """Where the archive was unpacked, and which human labels to observe."""
 
-    root: str = ""  # the folder that holds cifar-10-batches-py
-    human_file: str = ""  # CIFAR-10_human.pt
     human_label: Literal["none", "aggre", "worse", "random1", "random2", "random3"] = "none"
 
 
@@ -29,14 +24,16 @@ class CIFAR10(CIFAR):
     """60,000 photographs of 10 classes; see `CIFAR`."""
 
     def __init__(self, config: CIFAR10Config) -> None:
-        folder = Path(config.root) / "cifar-10-batches-py"
-        super().__init__(folder, [f"data_batch_{number}" for number in range(1, 6)], ["test_batch"], "batches.meta")
-        self._config = config
-
-    def index(self) -> Index:
-        config = self._config
-        check_root(self._folder, config.root, "cifar10")
         kind = config.human_label
-        key = f"random_label{kind[-1]}" if kind.startswith("random") else f"{kind}_label"
-        file = human_file(config.human_file, kind, "cifar10")
-        return self.read("labels", "label_names", (file, key, "clean_label"))
+        archive = Archive(
+            dataset="cifar10",
+            folder="cifar-10-batches-py",
+            train=[f"data_batch_{number}" for number in range(1, 6)],
+            test=["test_batch"],
+            meta="batches.meta",
+            label="labels",
+            class_names="label_names",
+            human=f"random_label{kind[-1]}" if kind.startswith("random") else f"{kind}_label",
+            clean="clean_label",
+        )
+        super().__init__(config, archive)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from lnl_core.config import Settings
 from lnl_core.datasets import DATASETS
-from lnl_core.datasets.cifar import CIFAR, check_root, human_file
-from lnl_core.labels.index import Index
+from lnl_core.datasets.cifar import CIFAR, Archive, CIFARConfig
 
 
-class CIFAR100Config(Settings):
+class CIFAR100Config(CIFARConfig):
     """Where the archive was unpacked, which labels, and whether to observe the human ones."""
 
-    root: str = ""  # the folder that holds cifar-100-python
     granularity: Literal["fine", "coarse"] = "fine"  # 100 classes or 20
-    human_file: str = ""  # CIFAR-100_human.pt
     human_label: Literal["none", "noisy"] = "none"
 
 
@@ -30,13 +25,16 @@ class CIFAR100(CIFAR):
     """60,000 photographs of 100 classes in 20 groups; see `CIFAR`."""
 
     def __init__(self, config: CIFAR100Config) -> None:
-        super().__init__(Path(config.root) / "cifar-100-python", ["train"], ["test"], "meta")
-        self._config = config
-
-    def index(self) -> Index:
-        config = self._config
-        check_root(self._folder, config.root, "cifar100")
         fine = config.granularity == "fine"
-        keys = ("noisy_label", "clean_label") if fine else ("noisy_coarse_label", "clean_coarse_label")
-        labels, names = f"{config.granularity}_labels", f"{config.granularity}_label_names"
-        return self.read(labels, names, (human_file(config.human_file, config.human_label, "cifar100"), *keys))
+        archive = Archive(
+            dataset="cifar100",
+            folder="cifar-100-python",
+            train=["train"],
+            test=["test"],
+            meta="meta",
+            label=f"{config.granularity}_labels",
+            class_names=f"{config.granularity}_label_names",
+            human="noisy_label" if fine else "noisy_coarse_label",
+            clean="clean_label" if fine else "clean_coarse_label",
+        )
+        super().__init__(config, archive)

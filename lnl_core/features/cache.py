@@ -44,7 +44,7 @@ class _Footer:
 class FeatureCache:
     """A folder of part-*.parquet, or a single Parquet file, with columns `id` and `feature`.
 
-    Opening it reads footers only. It holds the ids once they are asked for, and a row group while it streams.
+    Opening it reads footers only. It holds the ids once they are needed, and a row group while it streams.
 
     Raises:
         ContractError: no shards, an unreadable one, a wrong column, or shards of different width, type or encoder.
@@ -139,8 +139,8 @@ class FeatureCache:
         if len(falling):
             first, second = ids[falling[0]], ids[falling[0] + 1]
             raise ContractError(
-                f"{self.path}: id {second!r} does not stand after {first!r}, so the rows do not stream in the order "
-                "asked; bring the ids into the order of the cache (`in_cache_order`) and ask for each id once"
+                f"{self.path}: id {second!r} does not stand after {first!r}, so the rows do not stream in the order of "
+                "`ids`; bring the ids into the order of the cache (`in_cache_order`), each id once"
             )
         return FeatureSelection(cache=self, rows=rows)
 

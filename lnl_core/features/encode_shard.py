@@ -74,7 +74,7 @@ class ShardEncoder:
     def __call__(self, shard: Path) -> EncodedShard:
         """Raises:
         ContractError: no such shard, an image that does not decode, or a feature that cannot be stored.
-        ConfigError: this process opens another encoder than the one whose fingerprint is asked for.
+        ConfigError: the encoder that this process opens has another fingerprint than `fingerprint`.
         """
         if not shard.exists():
             raise ContractError(f"{shard}: no such file here; every node must see the run's folder under the same path")

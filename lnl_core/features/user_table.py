@@ -1,6 +1,6 @@
 """Features as people bring them: Parquet or CSV, a file or a folder of files, ids of any type, rows in any order.
 
-They are laid down once, in order of id, in a memory-mapped scratch file, so that a purifier can stream them as often
+They are written once, in order of id, to a memory-mapped scratch file, so that a purifier can stream them as often
 as it likes in the order of the labels. Held in memory: the ids, and one batch of rows.
 """
 
@@ -176,11 +176,11 @@ def _matrix(batch: pa.RecordBatch, name: str, file: Place) -> npt.NDArray[Any]:
         if pa.types.is_string(column.type):
             return _parse_texts(column.to_pylist(), name, file)
         return _lists(column, name, file)
-    spread = [other for other in batch.schema.names if _index_of(other, name) is not None]
-    if not spread:
+    wide = [other for other in batch.schema.names if _index_of(other, name) is not None]
+    if not wide:
         raise ContractError(f"{file}: has no column {name!r} (it has: {', '.join(batch.schema.names)}); name it right")
-    spread.sort(key=lambda other: _index_of(other, name) or 0)
-    return np.column_stack([_numbers(batch.column(other), other, file) for other in spread])
+    wide.sort(key=lambda other: _index_of(other, name) or 0)
+    return np.column_stack([_numbers(batch.column(other), other, file) for other in wide])
 
 
 def _lists(column: pa.Array, name: str, file: Place) -> npt.NDArray[Any]:

@@ -87,8 +87,8 @@ def blur_images(
 ) -> Float[Tensor, "batch channels height width"]:
     """Blur by a Gaussian, each image with its own sigma in pixels; the kernel spans a tenth of the side (SimCLR, A)."""
     side = max(3, min(images.shape[-2:]) // 10 | 1)
-    spread = sigma.to(images.device, images.dtype)[:, None].expand(-1, 2)
-    return _where(applies, gaussian_blur2d(images, (side, side), spread), images)
+    sigmas = sigma.to(images.device, images.dtype)[:, None].expand(-1, 2)
+    return _where(applies, gaussian_blur2d(images, (side, side), sigmas), images)
 
 
 def _where(applies: Tensor, changed: Tensor, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an image shard holds, told cheaply: caches and checkpoints are bound to it."""
+"""A cheap hash of what an image shard holds: caches and checkpoints are bound to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Encoded images to pixels: by content, never by file name, and with a reason where it cannot be done.
 
 Every image becomes RGB with 8 bits a channel, turned upright by its EXIF orientation: palettes are looked up, alpha
-is laid on white, CMYK is converted, 16-bit grey is scaled by 255/65535 (Pillow's own conversion would clip it).
+is put on white, CMYK is converted, 16-bit grey is scaled by 255/65535 (Pillow's own conversion would clip it).
 Of an animation or a multi-page file the first frame counts.
 """
 

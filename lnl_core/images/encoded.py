@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class EncodedPixels:
-    """Answers `pixels[rows]` and `pixels[start:stop]` as a uint8 tensor does, by decoding. Holds 16 bytes a row."""
+    """Gives `pixels[rows]` and `pixels[start:stop]` as a uint8 tensor does, by decoding. Holds 16 bytes a row."""
 
     data: npt.NDArray[np.uint8]  # the file, memory-mapped
     spans: npt.NDArray[np.int64]  # [rows, 2] first and last byte of each image

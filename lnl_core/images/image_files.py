@@ -17,7 +17,7 @@ def read_image_files(files: Iterable[tuple[Place, str]]) -> Iterator[bytes | Qua
     Holds one image, from S3 at most 32 of them.
 
     Raises:
-        ConfigError: S3 does not answer, or refuses access: that is no property of one image.
+        ConfigError: S3 does not respond, or refuses access: that is no property of one image.
     """
     remaining = iter(files)
     for first in remaining:

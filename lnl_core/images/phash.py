@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.fft import dct
 
-NO_PHASH = 0  # of an image too plain to be told from others; no other image has it
+NO_PHASH = 0  # of an image too plain to be distinguished from others; no other image has it
 SIDE = 32  # pixels: the 8 lowest of 32 frequencies survive scaling and recompression
 LOW = 8
 PLAIN_VARIANCE = 64  # 8 grey levels squared: below it (a piece of sky) JPEG's own noise flips ten bits

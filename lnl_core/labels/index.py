@@ -36,7 +36,7 @@ class Index:
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A reader. Built as `make(config)`; opens nothing until asked."""
+    """A reader. Built as `make(config)`, which opens nothing."""
 
     def __init__(self, config: Any) -> None: ...
 
@@ -49,5 +49,5 @@ class Dataset(Protocol):
         ...
 
     def source_files(self) -> Sequence[str]:
-        """Paths whose names, sizes and times tell whether the source has changed; empty for data inside a package."""
+        """Paths whose names, sizes and times show whether the source has changed; empty for data inside a package."""
         ...

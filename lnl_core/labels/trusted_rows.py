@@ -22,7 +22,7 @@ from lnl_core.labels.label_file import check_hash, read_label_file
 from lnl_core.s3 import Place, locate
 
 log = logging.getLogger("lnl")
-FEW_HELD_OUT = 20  # rows a class; the promotion gate judges no class with fewer (`lnl_core/versions/gate.py`)
+FEW_HELD_OUT = 20  # rows a class; the promotion gate compares no class with fewer (`lnl_core/versions/gate.py`)
 
 
 class TrustedSettings(Settings):
@@ -97,7 +97,7 @@ def held_out_rows(ids: Ids, verified: IntArray, settings: TrustedSettings, class
     """Which trusted rows are held out [n]: those whose id hashes below `held_out_share`.
 
     The choice depends on the row's id alone, so a row never changes sides while the trusted set grows: a row that a
-    version was judged by has taught none before it and will teach none after it.
+    version was compared on was learned by none before it and will be learned by none after it.
 
     Args:
         verified: verified label [n] of each trusted row, `NO_LABEL` for all others.
@@ -147,8 +147,8 @@ def _warn_of_few(counts: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> 
     few = [f"{name} {count}" for name, count in zip(class_names, counts.tolist(), strict=True) if count < FEW_HELD_OUT]
     if few:
         log.warning(
-            "trusted: %d of %d classes have fewer than %d held-out rows (%s), too few for the promotion gate to judge "
-            "them one by one; verify more rows, or raise prepare.trusted.held_out_share",
+            "trusted: %d of %d classes have fewer than %d held-out rows (%s), too few for the promotion gate to "
+            "compare them one by one; verify more rows, or raise prepare.trusted.held_out_share",
             len(few),
             len(class_names),
             FEW_HELD_OUT,

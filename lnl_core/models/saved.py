@@ -2,7 +2,7 @@
 
 config.json of an encoder:    format, kind: encoder, model (architecture), channels, sha256 of the weights, about
 config.json of a classifier:  the same with kind: classifier, and networks (ensemble size), class_names, and images
-(size, channels, flip): all that `predict` needs. `about` is free: what the training wants to tell.
+(size, channels, flip): all that `predict` needs. `about` is free: what the training wants to record.
 """
 
 from __future__ import annotations

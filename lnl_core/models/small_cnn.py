@@ -1,7 +1,7 @@
 """A small convolutional network for images of 8 to 32 pixels a side, meant to be trained on a CPU.
 
 Three 3x3 convolutions with batch normalisation, pooled by two after the first and the second. What is left of the
-image is averaged to a grid of 2x2 cells and kept as such: at 8 px the place of a stroke tells classes apart, which
+image is averaged to a grid of 2x2 cells and kept as such: at 8 px the place of a stroke distinguishes classes, which
 one global average would lose.
 """
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from lnl_core.config import ConfigError
 from lnl_core.contracts import IntArray
 from lnl_core.noise import NOISE_TYPES
-from lnl_core.noise.source import Counting, NoiseConfig, NoiseSource, Rows, chosen_rows
+from lnl_core.noise.source import Counting, NoiseConfig, NoiseSource, Rows, chosen_in_classes, chosen_rows
 
 CIFAR10_MAP = {"truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat"}
 SUPERCLASSES = {  # the 20 superclasses of CIFAR-100 (Krizhevsky 2009), their classes in order of number
@@ -106,9 +106,7 @@ def _rows(
     if config.basis == "all_rows":
         rows = chosen_rows(np.arange(len(source.true_label)), config.rate, config.counting, generator)
         return rows[np.isin(source.true_label[rows], list(targets))]
-    by_class = [np.flatnonzero(source.true_label == number) for number in sorted(targets)]
-    chosen = [chosen_rows(rows, config.rate, config.counting, generator) for rows in by_class]
-    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.intp)
+    return chosen_in_classes(source.true_label, sorted(targets), config.rate, config.counting, generator)
 
 
 def _named_map(named: Mapping[Any, int | str], class_names: Sequence[str], what: str) -> dict[int, tuple[int, ...]]:

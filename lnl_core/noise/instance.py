@@ -31,7 +31,7 @@ class InstanceConfig(NoiseConfig):
     """The mean flip rate, and how pixels enter the scores."""
 
     rate: float = Field(default=0.4, ge=0.0, le=1.0)
-    spread: float = Field(default=0.1, gt=0.0, le=1.0)  # standard deviation of q before truncation; the paper's 0.1
+    rate_std: float = Field(default=0.1, gt=0.0, le=1.0)  # standard deviation of q before truncation; the paper's 0.1
     # unit: pixels / 255. raw: 0 to 255; the scores are then so large that the softmax is nearly one-hot.
     scaling: Literal["unit", "raw"] = "unit"
 
@@ -53,8 +53,8 @@ class InstanceConfig(NoiseConfig):
 def instance(source: NoiseSource, config: InstanceConfig, generator: np.random.Generator) -> IntArray:
     """Noisy labels [n]. Streams the pixels; holds K projections of d x K float32 and one batch."""
     rows, classes = len(source.true_label), len(source.class_names)
-    low, high = (0 - config.rate) / config.spread, (1 - config.rate) / config.spread
-    flip = stats.truncnorm.rvs(low, high, config.rate, config.spread, size=rows, random_state=generator)
+    low, high = (0 - config.rate) / config.rate_std, (1 - config.rate) / config.rate_std
+    flip = stats.truncnorm.rvs(low, high, config.rate, config.rate_std, size=rows, random_state=generator)
     uniform = generator.random(rows)
     noisy = source.true_label.copy()
     projections: Projections | None = None

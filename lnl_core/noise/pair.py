@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lnl_core.contracts import IntArray
 from lnl_core.noise import NOISE_TYPES
-from lnl_core.noise.source import Counting, NoiseConfig, NoiseSource, chosen_rows
+from lnl_core.noise.source import Counting, NoiseConfig, NoiseSource, chosen_in_classes
 
 
 class PairConfig(NoiseConfig):
@@ -29,8 +29,7 @@ class PairConfig(NoiseConfig):
 def pair(source: NoiseSource, config: PairConfig, generator: np.random.Generator) -> IntArray:
     """Noisy labels [n]."""
     classes = len(source.class_names)
+    rows = chosen_in_classes(source.true_label, range(classes), config.rate, config.counting, generator)
     noisy = source.true_label.copy()
-    for number in range(classes):
-        rows = np.flatnonzero(source.true_label == number)
-        noisy[chosen_rows(rows, config.rate, config.counting, generator)] = (number + 1) % classes
+    noisy[rows] = (noisy[rows] + 1) % classes
     return noisy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -51,6 +51,15 @@ class NoiseFunction(Protocol):
     """`(source, config, generator) -> noisy labels [n]`. Never changes `source`; draws from `generator` alone."""
 
     def __call__(self, source: NoiseSource, config: Any, generator: np.random.Generator) -> IntArray: ...
+
+
+def chosen_in_classes(
+    label: IntArray, classes: Iterable[int], rate: float, counting: Counting, generator: np.random.Generator
+) -> Rows:
+    """A share `rate` of the rows of each of `classes`, sorted; drawn class by class in the given order."""
+    by_class = [np.flatnonzero(label == number) for number in classes]
+    chosen = [chosen_rows(rows, rate, counting, generator) for rows in by_class]
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.intp)
 
 
 def chosen_rows(rows: Rows, rate: float, counting: Counting, generator: np.random.Generator) -> Rows:

@@ -1,4 +1,4 @@
-"""SimCLR: an encoder from images alone, by telling two views of an image from the views of all others.
+"""SimCLR: an encoder from images alone, by distinguishing two views of an image from the views of all others.
 
 Chen et al., A Simple Framework for Contrastive Learning of Visual Representations (arXiv 2002.05709). Loss and
 projection head are lightly's; this is the only package that imports it.

@@ -32,7 +32,7 @@ class Sampled:
 
 
 def check_source(settings: PrepareSettings, sample: int) -> list[Line]:
-    """Names and values to print. Reads the index and `sample` images, spread evenly over the ids.
+    """Names and values to print. Reads the index and `sample` images, evenly distributed over the ids.
 
     Raises:
         ConfigError, ContractError: as the reader does.

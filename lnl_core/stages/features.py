@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import Field
@@ -109,14 +108,10 @@ def _move_into_place(ready: Collection[Path], folder: Path, previous: Path) -> N
             os.replace(shard, folder / shard.name)
 
 
-def _settings(values: Mapping[str, Any] | None) -> FeaturesSettings:
-    return parse(FeaturesSettings, values, "features")
-
-
 STAGE = Stage(
     name="features",
     summary="Encode every image once into the feature cache",
-    settings=_settings,
+    settings=lambda values: parse(FeaturesSettings, values, "features"),
     run=run,
     reads=("images", "encoder"),
     writes=("features",),

@@ -92,7 +92,7 @@ def _pixels(ids: Ids, paths: Layout, settings: ImageSettings) -> Iterator[tuple[
 
 
 def _card(labels: Labels, true_label: IntArray, settings: InjectSettings, seed: int) -> dict[str, Any]:
-    """The protocol card: what was asked, and what came out on the rows that a method has to correct."""
+    """The protocol card: what was set, and what came out on the rows that a method has to correct."""
     config = settings.options[settings.type]
     assert isinstance(config, NoiseConfig), f"the settings of noise type {settings.type!r} must be a NoiseConfig"
     noisy = (labels.split == "train") & ~labels.trusted

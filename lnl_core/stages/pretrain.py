@@ -11,9 +11,9 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -136,14 +136,10 @@ def _write_curve(path: Path, curve: Sequence[Record]) -> None:
         writer.writerows(curve)  # None becomes an empty field: not measured
 
 
-def _settings(values: Mapping[str, Any] | None) -> PretrainSettings:
-    return parse(PretrainSettings, values, "pretrain")
-
-
 STAGE = Stage(
     name="pretrain",
     summary="Train an encoder on the images alone (SimCLR)",
-    settings=_settings,
+    settings=lambda values: parse(PretrainSettings, values, "pretrain"),
     run=run,
     reads=("images", "source_labels"),
     writes=("encoder", "pretrain_curve"),

@@ -68,7 +68,7 @@ class NoisyRowSums:
 
     @property
     def parts(self) -> int:
-        """How many parts were summed; 0 where no purifier has asked."""
+        """How many parts were summed; 0 where no purifier needed any."""
         return len(self._kept.keys)
 
     @functools.cached_property
@@ -92,7 +92,7 @@ class NoisyRowSums:
         return found
 
     def write(self, path: Path) -> None:
-        """Keep the sums for the next version; a file without parts where no purifier has asked for them."""
+        """Keep the sums for the next version; a file without parts where no purifier needed them."""
         write_sums(path, self._kept)
 
 

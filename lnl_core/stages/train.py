@@ -4,7 +4,7 @@ The training rows are the train rows that are not trusted, and with `add_trusted
 is chosen on held-out rows: trusted train rows, where there are none the val split, else the last epoch is the best.
 Trusted rows of the val split are the promotion gate's and are not touched. The yardstick is the same method with the
 same start on the observed labels: the report's accuracy without purification.
-What a method is told about the noise comes from the purification (`stages/train_noise.py`), never from the truth.
+The noise estimate that a method is given comes from the purification (`stages/train_noise.py`), never from the truth.
 Under torch's launcher (`torchrun -m lnl_core.cli stage train`) all processes train together and the first one writes.
 Held in memory: the label tables, the networks, and the decoded train and held-out images (above `run.image_memory_mb`
 in a memory-mapped file; on a GPU they move there as a whole where they take less than half of what is free).
@@ -64,7 +64,7 @@ class TrainSettings(Settings):
     held_out: Literal["auto", "trusted", "val", "none"] = "auto"  # auto: trusted rows, else val rows, else none
     add_trusted: bool = False  # also learn from trusted rows, as labels known to be right (DivideMix* of the tables)
     trusted_held_out: float = Field(default=0.2, gt=0, lt=1)  # add_trusted: share that is not learned from
-    noise_rate: float | Literal["auto"] = "auto"  # share of wrong labels that the method is told; auto: as estimated
+    noise_rate: float | Literal["auto"] = "auto"  # share of wrong labels that the method reckons with; auto: as estimated
     balanced: bool = False  # an epoch sees each class equally often (Clothing1M)
     epoch_rows: int | None = Field(default=None, ge=2)  # rows an epoch; none: all (Clothing1M: 1,000 batches)
     compile: bool = False  # torch.compile: minutes at the start, then faster epochs on a GPU
@@ -100,7 +100,7 @@ class _Data:
 
 
 def run(settings: TrainSettings, context: StageContext) -> Metrics:
-    """Train the model and, where asked, its yardstick; write both, the curves, and return the metrics."""
+    """Train the model and, where wanted, its yardstick; write both, the curves, and return the metrics."""
     with joined_world(context.runtime.device):
         return _run(settings, context)
 
@@ -110,11 +110,11 @@ def _run(settings: TrainSettings, context: StageContext) -> Metrics:
     arms: dict[str, LabelKind] = {"model": settings.labels}
     if settings.yardstick and settings.labels != "observed":
         arms["yardstick"] = "observed"
-    told = {arm: _noise(settings, context, data, kind) for arm, kind in arms.items()}
-    trained = {arm: _train(settings, context, data, arm, kind, told[arm]) for arm, kind in arms.items()}
+    noise = {arm: _noise(settings, context, data, kind) for arm, kind in arms.items()}
+    trained = {arm: _train(settings, context, data, arm, kind, noise[arm]) for arm, kind in arms.items()}
     if not rank():
         _write(settings, context, data, arms, trained)
-    scores = {arm: {**_scores(result, data), "noise": told[arm].as_metrics()} for arm, result in trained.items()}
+    scores = {arm: {**_scores(result, data), "noise": noise[arm].as_metrics()} for arm, result in trained.items()}
     return {
         "method": settings.method,
         "labels": settings.labels,
@@ -203,8 +203,8 @@ def _held_out_rows(settings: TrainSettings, labels: Labels, runtime: Runtime) ->
             f"train.held_out = {settings.held_out!r}: there are no such rows; use 'auto', 'none', or set "
             f"{'trusted rows' if settings.held_out == 'trusted' else 'a val split'} aside in prepare"
         )
-    asked = ("trusted", "val") if settings.held_out == "auto" else (settings.held_out,)
-    for kind in asked:
+    kinds = ("trusted", "val") if settings.held_out == "auto" else (settings.held_out,)
+    for kind in kinds:
         if kind in found and len(found[kind]):
             return found[kind], kind, added
     return nothing, "none", added

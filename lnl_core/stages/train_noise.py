@@ -1,4 +1,4 @@
-"""What training is told about the noise of its labels: from the purification's estimates, never from the truth."""
+"""The noise estimate that training is given: from the purification, never from the truth."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def estimated_noise(
     informed = purifier.get("method", purified.about.get("method")) != "none"
     estimate = purifier.get("noise_estimate") or {}
     if learns_purified and informed:
-        told = noise_of_posterior(purified.soft_label, purified.applied_label, "residual")
+        noise = noise_of_posterior(purified.soft_label, purified.applied_label, "residual")
     elif informed:
-        told = noise_of_posterior(purified.soft_label, purified.label, "purifier")
+        noise = noise_of_posterior(purified.soft_label, purified.label, "purifier")
         if estimate.get("source") == "trusted":
-            told = dataclasses.replace(told, rate=float(estimate["rate"]), source="trusted")
+            noise = dataclasses.replace(noise, rate=float(estimate["rate"]), source="trusted")
     else:
-        told = _by_estimate(purified, estimate)
-    return told if rate is None else dataclasses.replace(told, rate=rate, source="set")
+        noise = _by_estimate(purified, estimate)
+    return noise if rate is None else dataclasses.replace(noise, rate=rate, source="set")
 
 
 def _by_estimate(purified: Purified, estimate: Mapping[str, Any]) -> NoiseEstimate:

@@ -9,7 +9,7 @@ No warm-up, no second network, no trusted set, no noise rate.
 
 Deviations, all for want of a word in the paper or because data are small, large or unbalanced:
 - theta_r, which the paper sets by the data set, follows from the noise estimate unless it is set (`noise_rules`).
-- A row does not vote for itself; a large set is judged by a sample of `neighbour_rows` of its rows, since a vote among
+- A row does not vote for itself; a large set is compared with a sample of `neighbour_rows` of its rows, since a vote among
   all costs rows^2; k is cut to 0.4 of an even class (200 of CIFAR-100's 500), since in a small set 200 neighbours lie
   in other classes.
 - An epoch has as many steps as all its rows have batches, however few are selected; both losses' views share a pass.

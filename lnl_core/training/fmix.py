@@ -3,7 +3,7 @@
 Harris et al., FMix: Enhancing Mixed Sample Data Augmentation (arXiv 2002.12047), Sec. 4.
 Deviations: the spectrum is drawn for a real picture (half of it) instead of taking a complex one's real part, which is
 the same noise up to its scale; the share of the targets is the share of pixels that the mask really has, not the one
-that was asked for: at 8 x 8 pixels they differ by up to a 128th.
+that was drawn: at 8 x 8 pixels they differ by up to a 128th.
 """
 
 from __future__ import annotations

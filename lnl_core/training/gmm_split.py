@@ -43,7 +43,7 @@ def split_losses(
 
     `monotone`: of two Gaussians the wider one wins on both sides, so the very smallest losses may come out as noisy;
     with it, a loss below the clean mean counts as one at the clean mean. Losses that do not differ, and fewer than
-    two rows, tell nothing: every row is then clean with probability 1.
+    two rows, distinguish nothing: every row is then clean with probability 1.
     """
     scaled = normalise_losses(losses.astype(np.float64)) if len(losses) else losses.astype(np.float64)
     if len(losses) < 2 or np.ptp(losses) == 0:

@@ -94,8 +94,8 @@ def test_marks_in_git() -> None:
     subprocess.run([*run, "init", "--quiet", "repository"], check=True)
     commit = [*run, "-C", "repository", "commit", "--quiet", "--allow-empty", "--message", "a run"]
     subprocess.run(commit, check=True)
-    told = subprocess.run([*run, "-C", "repository", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    lnl("versions", "add", "--root", "monday", "--commit", told.stdout.strip())
+    head = subprocess.run([*run, "-C", "repository", "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    lnl("versions", "add", "--root", "monday", "--commit", head.stdout.strip())
     assert "tag version-0001, branch promoted" in lnl("promote", "1", "--repository", "repository")
     tags = subprocess.run([*run, "-C", "repository", "tag"], check=True, capture_output=True, text=True)
     assert tags.stdout.strip() == "version-0001"

@@ -122,7 +122,7 @@ def test_the_same_shard_under_another_name_is_listed_as_its_duplicate(place: Pla
     assert update_listing(place.path, listing, min_age=0.0)[1][0].duplicate_of == "a.parquet"
 
 
-def test_a_shard_that_was_overwritten_is_refused_unless_asked(place: Place, tmp_path: Path) -> None:
+def test_a_shard_that_was_overwritten_is_refused_unless_accepted(place: Place, tmp_path: Path) -> None:
     parquet_shard(place.write, "a.parquet", rows(range(4)))
     folder_shard(place.write, "b", rows(range(4, 8)))
     listing, _ = update_listing(place.path, Listing(), min_age=0.0)
@@ -208,7 +208,7 @@ def test_a_shard_without_the_columns_is_unusable(folder: Path, tmp_path: Path) -
             reader(str(folder), tmp_path / "l.json").open(shard)
 
 
-def test_settings_that_cannot_be_read_with_are_told(folder: Path, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read_with_are_errors(folder: Path, tmp_path: Path) -> None:
     parquet_shard(into(folder), "a.parquet", rows(range(4)))
     listing, path = update_listing(str(folder), Listing(), min_age=0.0)[0], tmp_path / "listing.json"
     with pytest.raises(ConfigError, match=r"prepare\.crawl\.class_names is not set"):

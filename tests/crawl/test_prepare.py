@@ -290,7 +290,7 @@ def test_pictures_near_test_rows_are_not_learned_from_and_those_near_trusted_row
     assert len(read_labels(off.source_labels)) == 34
 
 
-def test_a_shard_that_is_gone_is_taken_from_the_last_version_or_asked_for(crawl: Crawl) -> None:
+def test_a_shard_that_is_gone_is_taken_from_the_last_version_or_is_an_error(crawl: Crawl) -> None:
     parquet_shard(crawl.write, "a.parquet", rows(range(8)))
     crawl.update()
     one, _ = crawl.prepare("one")

@@ -21,7 +21,6 @@ import pytest
 import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
 
 from lnl_core.config import ConfigError, Params, load_params
 from lnl_core.contracts import ContractError, Purified, read_labels, read_purified
@@ -45,19 +44,6 @@ OBSERVED = np.where(
     np.random.default_rng(2).integers(10, size=len(DATA.target)),
     DATA.target,
 )
-
-
-class Pixels:
-    """An encoder: 64 pixels, with a fixed fingerprint."""
-
-    fingerprint = "pixels"
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return images.flatten(1)
-
-
-def encoder() -> Pixels:
-    return Pixels()
 
 
 def row_id(row: int) -> str:
@@ -118,7 +104,7 @@ def write_params(folder: Path) -> None:
         },
         "inject": {"type": "none"},
         "pretrain": {"method": "none"},
-        "features": {"encoder": f"{__name__}:encoder"},
+        "features": {"encoder": "tests.pixels:encoder"},
         "purify": {"method": "ipc_ensemble", "ipc_ensemble": QUICK},
     }
     (folder / "crawl.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -262,7 +248,7 @@ def test_a_killed_version_goes_on_and_gives_the_same_bytes(crawl: Crawl) -> None
     assert file_md5(Layout(crawl.folder / "run").previous.purified) == first
     grow(crawl, 3)
     killed_before("purify", crawl)
-    assert file_md5(Layout(crawl.folder / "run").previous.purified) == first, "the last version is laid once"
+    assert file_md5(Layout(crawl.folder / "run").previous.purified) == first, "the last version is placed once"
     assert crawl.clean().version == 2
     assert len(Ledger(crawl.folder / "run-ledger").runs()) == 2
 
@@ -280,7 +266,7 @@ def test_a_killed_version_goes_on_and_gives_the_same_bytes(crawl: Crawl) -> None
     assert ours.kept_sums.read_bytes() == theirs.kept_sums.read_bytes()
 
 
-def test_a_kill_while_the_last_version_is_laid_loses_nothing(crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_the_last_version_is_placed_loses_nothing(crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl.clean()
     paths = Layout(crawl.folder / "run")
     whole = paths.purified.read_bytes()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow, read_labels
 from lnl_core.datasets import DATASETS
-from lnl_core.labels.index import Dataset, Index
+from lnl_core.labels.index import Dataset
 from lnl_core.layout import Layout
 from lnl_core.s3 import exists, upload
 from lnl_core.stages.stage import run_stage
+from tests.datasets.reading import as_dict, jpeg, write
+from tests.datasets.reading import reader as reader_of
 
 NAMES = ["T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Downcoat", "Suit"]
 NAMES += ["Shawl", "Dress", "Vest", "Underwear"]
@@ -29,20 +29,9 @@ TEST = {f"images/2/1/test{n}.jpg": n for n in range(14)}
 TRAIN = {**{key: right for key, (right, _) in BOTH.items()}, **VERIFIED}
 
 
-def jpeg(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (12, 8), (value, 255 - value, 9)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 def lines(rows: dict[str, int] | list[str]) -> str:
     pairs = [f"{key} {rows[key]}" for key in rows] if isinstance(rows, dict) else rows
     return "".join(f"{line}\n" for line in pairs)
-
-
-def write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def release(root: Path, lists: str = "", images: str = "images") -> Path:
@@ -64,13 +53,7 @@ def release(root: Path, lists: str = "", images: str = "images") -> Path:
 
 
 def reader(root: Path, **settings: Any) -> Dataset:
-    entry = DATASETS.get("clothing1m")
-    return entry.make(parse(entry.config, {"path": str(root), **settings}, "prepare.clothing1m"))
-
-
-def as_dict(index: Index) -> dict[str, tuple[int, int, bool, str]]:
-    columns = (index.observed_label, index.true_label, index.verified, index.split)
-    return {name: (int(o), int(t), bool(v), s) for name, o, t, v, s in zip(index.ids, *columns, strict=True)}
+    return reader_of("clothing1m", path=str(root), **settings)
 
 
 EXPECTED = {

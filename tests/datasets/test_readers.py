@@ -14,32 +14,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from lnl_core.config import ConfigError, parse
+from lnl_core.config import ConfigError
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow
-from lnl_core.datasets import DATASETS
-from lnl_core.labels.index import Dataset, Index
+from tests.datasets.reading import as_dict, images_of, reader, write
 
 
 def png(value: int, size: int = 8) -> bytes:
     buffer = io.BytesIO()
     Image.new("L", (size, size), value).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def reader(name: str, **settings: Any) -> Dataset:
-    entry = DATASETS.get(name)
-    return entry.make(parse(entry.config, settings, f"prepare.{name}"))
-
-
-def as_dict(index: Index) -> dict[str, tuple[int, int, bool, str]]:
-    columns = (index.observed_label, index.true_label, index.verified, index.split)
-    return {name: (int(o), int(t), bool(v), s) for name, o, t, v, s in zip(index.ids, *columns, strict=True)}
-
-
-def images_of(dataset: Dataset, index: Index) -> dict[str, bytes | QuarantineRow]:
-    """In order of id, as the stage asks for them."""
-    rows = np.argsort(index.ids)
-    return dict(zip(index.ids[rows], dataset.images(index, rows), strict=True))
 
 
 # digits
@@ -71,11 +54,6 @@ def test_digits_split_is_stratified_and_follows_from_the_id() -> None:
 
 
 # image folder
-
-
-def write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
 
 
 def test_class_folders(tmp_path: Path) -> None:

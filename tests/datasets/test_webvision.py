@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-from PIL import Image
 
 from lnl_core.config import ConfigError, parse
 from lnl_core.contracts import NO_LABEL, ContractError, QuarantineRow
 from lnl_core.datasets import DATASETS
 from lnl_core.labels.index import Dataset, Index
 from lnl_core.s3 import upload
+from tests.datasets.reading import as_dict, images_of, jpeg, write
+from tests.datasets.reading import reader as reader_of
 
 SYNSETS = [
     "n01440764 tench, Tinca tinca",
@@ -30,17 +30,6 @@ GOOGLE = {f"google/q{query:04d}/g{query}{n}.jpg": synset - 1 for query, synset i
 FLICKR = {f"flickr/q{query:04d}/f{query}.jpg": synset - 1 for query, synset in QUERIES.items()}
 VAL = {f"val00000{n}.jpg": n for n in range(4)}
 IMAGENET = {f"ILSVRC2012_val_{n + 1:08d}": WNIDS[n % 4] for n in range(8)}
-
-
-def jpeg(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (12, 8), (value, 255 - value, 9)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def listed(rows: dict[str, int]) -> str:
@@ -63,18 +52,7 @@ def release(root: Path, train: str = "", val: str = "val_images_256") -> Path:
 
 
 def reader(root: Path, **settings: Any) -> Dataset:
-    entry = DATASETS.get("webvision")
-    return entry.make(parse(entry.config, {"path": str(root), "classes": 2, **settings}, "prepare.webvision"))
-
-
-def as_dict(index: Index) -> dict[str, tuple[int, int, bool, str]]:
-    columns = (index.observed_label, index.true_label, index.verified, index.split)
-    return {name: (int(o), int(t), bool(v), s) for name, o, t, v, s in zip(index.ids, *columns, strict=True)}
-
-
-def images_of(dataset: Dataset, index: Index) -> dict[str, bytes | QuarantineRow]:
-    rows = np.argsort(index.ids)
-    return dict(zip(index.ids[rows], dataset.images(index, rows), strict=True))
+    return reader_of("webvision", **{"path": str(root), "classes": 2, **settings})
 
 
 def expected(train: dict[str, int], test: dict[str, int], classes: int) -> dict[str, tuple[int, int, bool, str]]:
@@ -193,7 +171,7 @@ def test_a_release_on_s3_with_imagenet_on_disk(tmp_path: Path, s3: str) -> None:
         assert images_of(dataset, index) == images_of(local, index)
 
 
-def test_lists_of_another_release_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lists_of_another_release_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     release(tmp_path)
     with caplog.at_level(logging.WARNING, "lnl"):
         reader(tmp_path).index()

@@ -64,7 +64,7 @@ def test_what_is_written_is_read_at_once_and_in_batches(folder: Path) -> None:
         assert batches[0][1].dtype == np.float32
 
 
-def test_tensor_follows_the_order_of_the_ids_asked_for(folder: Path) -> None:
+def test_tensor_follows_the_order_of_the_wanted_ids(folder: Path) -> None:
     rows = np.array([250, 3, 99, 100, 3, 0, 299])  # any order, one twice
     assert torch.equal(FeatureCache(folder).tensor(IDS[rows]), torch.from_numpy(FEATURES[rows]))
     assert FeatureCache(folder).tensor(IDS[:0]).shape == (0, 64)

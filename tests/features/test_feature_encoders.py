@@ -44,7 +44,7 @@ def test_pretrained_encoder_and_its_fingerprint(tmp_path: Path) -> None:
     one, same, other = (opened("simclr", tmp_path / name) for name in ("one", "same", "other"))
     with torch.no_grad():
         assert torch.allclose(one.encode(images()), encoder.eval()(images()), atol=1e-5)
-    assert one.fingerprint == same.fingerprint  # what is told about the run is no part of it
+    assert one.fingerprint == same.fingerprint  # what is recorded about the run is no part of it
     assert one.fingerprint != other.fingerprint
     assert one.fingerprint != opened("simclr", tmp_path / "one", images=ImageSettings(size=64)).fingerprint
     bfloat16 = resolve(RunSettings(device="cpu", threads=1, precision="bfloat16"))

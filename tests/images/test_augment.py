@@ -1,4 +1,4 @@
-"""Views: per-sample parameters, reproducible, in range, identity where asked; slow twins loop over the samples."""
+"""Views: per-sample parameters, reproducible, in range, identity where wanted; slow twins loop over the samples."""
 
 from __future__ import annotations
 

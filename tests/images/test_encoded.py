@@ -1,4 +1,4 @@
-"""Encoded images answer as the tensor of their pixels does."""
+"""Encoded images give rows and slices as the tensor of their pixels does."""
 
 import io
 

@@ -68,10 +68,10 @@ def test_held_out_rows_go_to_val_with_their_verified_label(tmp_path: Path) -> No
     assert np.array_equal(labels.label, whole.label)
 
 
-def test_own_verified_val_rows_are_held_out_where_asked(tmp_path: Path) -> None:
+def test_own_verified_val_rows_are_held_out_where_set(tmp_path: Path) -> None:
     section = table(tmp_path / "source", [*ROWS, "e,4.png,dog,cat,val"])
-    asked = {"source": "none", "held_out_val": True}
-    for trusted, count in ((asked, 1), ({"source": "none"}, 0)):
+    held_out = {"source": "none", "held_out_val": True}
+    for trusted, count in ((held_out, 1), ({"source": "none"}, 0)):
         paths, metrics = prepared(tmp_path / f"run{count}", **section, trusted=trusted)
         labels = read_labels(paths.source_labels)
         assert metrics["trusted_held_out"] == count

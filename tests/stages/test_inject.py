@@ -82,7 +82,7 @@ def test_noise_reaches_train_and_val_and_never_test(tmp_path: Path) -> None:
     assert card["rate_realised"] == card["rate_realised_overall"] == 1.0
 
 
-def test_card_says_what_was_asked_and_what_came(tmp_path: Path) -> None:
+def test_the_card_has_what_was_set_and_what_came_out(tmp_path: Path) -> None:
     paths = source(tmp_path)
     card = inject(paths, seed=7, type="symmetric", symmetric={"rate": 0.6, "protocol": "exclusive"})
     labels, true = read_labels(paths.labels), true_label()

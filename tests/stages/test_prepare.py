@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(
 ) -> None:
     section: dict[str, Any] = {"rows_per_shard": 400, "trusted": {"source": "draw", "count": 50}}
     whole, _ = prepare(tmp_path / "whole", **section)
-    asked: list[int] = []
+    requested: list[int] = []
     read = Digits.images
 
     def dying(self: Digits, index: Any, rows: Any) -> Iterator[Any]:
@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(
             yield image
 
     def counting(self: Digits, index: Any, rows: Any) -> Iterator[Any]:
-        asked.extend(rows.tolist())
+        requested.extend(rows.tolist())
         return read(self, index, rows)
 
     monkeypatch.setattr(Digits, "images", dying)
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(
         prepare(tmp_path / "killed", **section)
     monkeypatch.setattr(Digits, "images", counting)
     killed, _ = prepare(tmp_path / "killed", **section)
-    assert min(asked) == 800  # the two finished shards were not read again
+    assert min(requested) == 800  # the two finished shards were not read again
     assert bytes_below(whole.root / "prepare") == bytes_below(killed.root / "prepare")
 
 

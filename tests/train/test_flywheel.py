@@ -188,7 +188,7 @@ def whole(tmp_path_factory):
         {"contrastive": 0},
         {"mode": "paper"},
         {"joined_views": False},
-        {"positives": "belief"},
+        {"positives": "predicted"},
     ],
     ids=str,
 )
@@ -243,7 +243,7 @@ def test_verified_rows_are_clean_and_believed(tmp_path):
     assert last.ids.tolist() == task.ids.tolist()
     assert (last.clean[:40] == 1).all()
     assert last.selected[:40].all()
-    assert last.belief[:40].tolist() == task.label[:40].tolist()
+    assert last.predicted[:40].tolist() == task.label[:40].tolist()
 
 
 def test_all_rows_verified_is_plain_learning(tmp_path):

@@ -1,4 +1,4 @@
-"""What methods are told of the noise, and the published settings that the rules meet."""
+"""What methods conclude from the noise estimate, and the published settings that the rules meet."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from lnl_core.statistics.noise_estimate import NoiseEstimate, noise_of_posterior
 from lnl_core.train import noise_rules
 
 
-def told(rate, classes, kind="symmetric"):
+def noise_of(rate, classes, kind="symmetric"):
     transition = np.full((classes, classes), rate / (classes - 1))
     if kind == "asymmetric":
         transition = rate * np.roll(np.eye(classes), 1, axis=1)
@@ -17,7 +17,7 @@ def told(rate, classes, kind="symmetric"):
 
 def inclusive(nominal, classes):
     """The tables' rates are inclusive: the draw may hit the true class."""
-    return told(nominal * (1 - 1 / classes), classes)
+    return noise_of(nominal * (1 - 1 / classes), classes)
 
 
 @pytest.mark.parametrize(
@@ -33,20 +33,20 @@ def test_divide_mix_settings_are_the_papers(classes, nominal, lambda_u):
 
 
 def test_asymmetric_noise():
-    noise = told(0.4, 10, "asymmetric")
+    noise = noise_of(0.4, 10, "asymmetric")
     assert noise.kind == "asymmetric"
     assert noise_rules.lambda_u(noise) == 0
     assert noise_rules.confidence_penalty(noise)
     assert noise_rules.elr_constants(noise) == (0.9, 1.0)
-    assert noise_rules.elr_constants(told(0.4, 10)) == (0.7, 3.0)
-    assert noise_rules.elr_constants(told(0.4, 100)) == (0.9, 7.0)
-    assert [noise_rules.elr_lambda_ramp(told(0.4, classes)) for classes in (10, 100)] == [0.0, 0.4]
-    assert [noise_rules.relabel_threshold(value) for value in (told(0.4, 10), noise, told(0.4, 100))] == [0.9, 0.8, 0.8]
+    assert noise_rules.elr_constants(noise_of(0.4, 10)) == (0.7, 3.0)
+    assert noise_rules.elr_constants(noise_of(0.4, 100)) == (0.9, 7.0)
+    assert [noise_rules.elr_lambda_ramp(noise_of(0.4, classes)) for classes in (10, 100)] == [0.0, 0.4]
+    assert [noise_rules.relabel_threshold(value) for value in (noise_of(0.4, 10), noise, noise_of(0.4, 100))] == [0.9, 0.8, 0.8]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes_cannot_tell_the_kinds_apart(classes):
-    assert told(0.3, classes, "asymmetric").kind == "symmetric"
+    assert noise_of(0.3, classes, "asymmetric").kind == "symmetric"
 
 
 @pytest.mark.parametrize(("nominal", "rho"), [(0.2, 0.7), (0.5, 0.495), (0.8, 0.252)])
@@ -55,7 +55,7 @@ def test_pro_mix_ratio(nominal, rho):
 
 
 def test_class_forget_rates_by_hand():
-    # joint [[.4, .1], [0, .5]]: the second label is wrong in .1 of .6, the first never; mean .1, asked .2
+    # joint [[.4, .1], [0, .5]]: the second label is wrong in .1 of .6, the first never; mean .1, wanted .2
     noise = NoiseEstimate(
         rate=0.1, source="set", prior=np.array([0.5, 0.5]), transition=np.array([[0.8, 0.2], [0.0, 1.0]])
     )
@@ -65,18 +65,18 @@ def test_class_forget_rates_by_hand():
 
 
 def test_class_forget_rates_without_noise_or_class():
-    assert noise_rules.class_forget_rates(told(0.0, 3), 0.3) == pytest.approx([0.3] * 3)
+    assert noise_rules.class_forget_rates(noise_of(0.0, 3), 0.3) == pytest.approx([0.3] * 3)
     never = NoiseEstimate(
         rate=0.5, source="set", prior=np.array([1.0, 0.0]), transition=np.array([[1.0, 0.0], [0.5, 0.5]])
     )
     assert noise_rules.class_forget_rates(never, 0.3) == pytest.approx([0.3, 0.3])
-    assert noise_rules.class_forget_rates(told(0.4, 10), 0.4) == pytest.approx([0.4] * 10)
+    assert noise_rules.class_forget_rates(noise_of(0.4, 10), 0.4) == pytest.approx([0.4] * 10)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.999])
 @pytest.mark.parametrize("classes", [2, 1000])
 def test_every_rule_has_an_answer(rate, classes):
-    noise = told(rate, classes)
+    noise = noise_of(rate, classes)
     assert noise_rules.lambda_u(noise) >= 0
     assert 0.1 <= noise_rules.clean_ratio(noise) <= 0.7
     assert 0 <= noise_rules.forget_rate(noise) < 1
@@ -104,5 +104,5 @@ def test_prior_of_a_balanced_sample_by_hand():
     assert noise.prior_of_balanced() == pytest.approx(
         [(0.72 / 0.74 + 0.08 / 0.26) / 2, (0.02 / 0.74 + 0.18 / 0.26) / 2]
     )
-    even = told(0.3, 5)
+    even = noise_of(0.3, 5)
     assert even.prior_of_balanced() == pytest.approx(np.full(5, 0.2))

@@ -37,7 +37,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def told(prior, transition):
+def noise_of(prior, transition):
     prior, transition = np.array(prior), np.array(transition)
     rate = float(1 - (prior * np.diag(transition)).sum())
     return NoiseEstimate(rate=rate, source="set", prior=prior, transition=transition)
@@ -75,16 +75,16 @@ def test_base_sizes_by_hand():
 
 def test_right_shares_by_hand():
     # 0.6 * 0.9 = 0.54 and 0.4 * 0.6 = 0.24: of 0.78 right labels 9 in 13 are the first class's
-    noise = told([0.6, 0.4], [[0.9, 0.1], [0.4, 0.6]])
+    noise = noise_of([0.6, 0.4], [[0.9, 0.1], [0.4, 0.6]])
     assert right_shares(noise).tolist() == pytest.approx([9 / 13, 4 / 13])
-    even = told([0.25] * 4, np.full((4, 4), 0.1) + 0.6 * np.eye(4))
+    even = noise_of([0.25] * 4, np.full((4, 4), 0.1) + 0.6 * np.eye(4))
     assert right_shares(even).tolist() == pytest.approx(even_shares(4).tolist())
 
 
 def test_right_shares_of_odd_estimates():
-    nothing = told([0.5, 0.5], [[0.0, 1.0], [1.0, 0.0]])
+    nothing = noise_of([0.5, 0.5], [[0.0, 1.0], [1.0, 0.0]])
     assert right_shares(nothing).tolist() == [0.5, 0.5]
-    absent = right_shares(told([1.0, 0.0], np.eye(2)))
+    absent = right_shares(noise_of([1.0, 0.0], np.eye(2)))
     assert absent.sum() == pytest.approx(1)
     assert 0 < absent[1] < 1e-3
 
@@ -237,7 +237,7 @@ def test_derived_settings_meet_the_published_ones(tmp_path):
     ids=str,
 )
 def test_switches_change_the_run_and_stay_finite(switch, tmp_path):
-    noise = told([0.4, 0.3, 0.2, 0.1], np.full((4, 4), 0.1) + 0.6 * np.eye(4))
+    noise = noise_of([0.4, 0.3, 0.2, 0.1], np.full((4, 4), 0.1) + 0.6 * np.eye(4))
     curves = []
     for name, settings in (("plain", {}), ("switched", switch)):
         task = dataclasses.replace(small_task(tmp_path, noise=noise), checkpoint=tmp_path / f"{name}.pt")

@@ -80,8 +80,8 @@ def test_store_moves_the_named_rows_alone_and_carries_no_gradient():
     second = probabilities(2, 3, seed=4)
     assert torch.allclose(store.move(rows, second, 0.5), first / 4 + second / 2)
     expected = (first / 4 + second / 2).detach()
-    belief, share = store.believed(torch.arange(4), torch.tensor([0, 2, 1, 1]))
-    assert belief[0] == expected[1].argmax()
+    predicted, share = store.predicted(torch.arange(4), torch.tensor([0, 2, 1, 1]))
+    assert predicted[0] == expected[1].argmax()
     assert float(share[2]) == pytest.approx(float(expected[0, 1] / 0.75), rel=1e-5)
     assert float(share[1]) == 0.0  # not seen
 
