@@ -32,9 +32,9 @@ def run_cells(script: str, cells: Sequence[Cell], results: Path, threads: int, j
     failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         running = [(cell, pool.submit(_in_a_process, script, cell, threads)) for cell in missing]
-        for number, (cell, answer) in enumerate(running, start=1):
+        for number, (cell, result) in enumerate(running, start=1):
             name = " ".join(str(value) for value in cell.values())
-            record = answer.result()
+            record = result.result()
             if record is None:
                 failed += 1
                 print(f"[{number}/{len(missing)}] {name}: FAILED", flush=True)

@@ -85,15 +85,15 @@ def table(scores: Scores, seeds: int, where: str) -> str:
         "Digits (1,438 train and 359 test rows), symmetric noise of 60 % (exclusive), 100 trusted rows, "
         f"{seeds} seeds; mean ± standard deviation in %.",
         "",
-        f"Labels right: {spread(scores['labels/before'])} before purification, "
-        f"**{spread(scores['labels/after'])}** after.",
+        f"Labels right: {mean_and_sd(scores['labels/before'])} before purification, "
+        f"**{mean_and_sd(scores['labels/after'])}** after.",
         "",
         "| test accuracy, best (last) epoch | observed labels | purified labels | true labels |",
         "|---|---|---|---|",
     ]
     for method, name in METHODS.items():
         cells = [
-            f"{spread(scores[f'{method}/{labels}/best'])} ({spread(scores[f'{method}/{labels}/last'])})"
+            f"{mean_and_sd(scores[f'{method}/{labels}/best'])} ({mean_and_sd(scores[f'{method}/{labels}/last'])})"
             for labels in ("observed", "purified", "true")
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -105,7 +105,7 @@ def table(scores: Scores, seeds: int, where: str) -> str:
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
+def mean_and_sd(values: list[float]) -> str:
     return (
         f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1%}"
     )

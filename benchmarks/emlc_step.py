@@ -184,7 +184,7 @@ def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
 
 
 def main() -> None:
-    """Measure and print; the exit status tells whether all bounds hold."""
+    """Measure and print; the exit status says whether all bounds hold."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
@@ -194,11 +194,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="noisy rows, and as many trusted ones")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage; 64 is ResNet-18")
     parser.add_argument("--json", action="store_true", help="print seconds and ratios as JSON")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    seconds = measure(variants(asked.batch, asked.width), asked.rounds, CLOCKS[asked.clock])
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    seconds = measure(variants(arguments.batch, arguments.width), arguments.rounds, CLOCKS[arguments.clock])
     ratios = {(over, under): ratio(seconds, over, under) for over, under, _, _ in BOUNDS}
-    if asked.json:
+    if arguments.json:
         table: dict[str, Any] = {"seconds": {name: statistics.median(found) for name, found in seconds.items()}}
         print(json.dumps(table | {"ratios": {f"{a} / {b}": value for (a, b), value in ratios.items()}}, indent=2))
     else:

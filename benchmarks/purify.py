@@ -199,7 +199,7 @@ def render(records: list[dict[str, Any]]) -> str:
         lines += ["", f"## {title}", "", f"| | {' | '.join(noises)} |", "|---" * (len(noises) + 1) + "|"]
         best = {noise: best_method(found, noise, key, more_is_better) for noise in noises}
         for method in methods:
-            cells = [spread([one[key] for one in found[method, noise]], factor, digits) for noise in noises]
+            cells = [mean_and_sd([one[key] for one in found[method, noise]], factor, digits) for noise in noises]
             pairs = zip(noises, cells, strict=True)
             marked = [f"**{cell}**" if best[noise] == method else cell for noise, cell in pairs]
             lines.append(f"| `{method}` | {' | '.join(marked)} |")
@@ -215,7 +215,7 @@ def best_method(found: dict[tuple[str, str], list[Cell]], noise: str, key: str, 
     return (max if more_is_better else min)(means, key=lambda method: means[method])
 
 
-def spread(values: list[float], factor: float, digits: int) -> str:
+def mean_and_sd(values: list[float], factor: float, digits: int) -> str:
     """`82.1 ± 0.3`, `82.1` of one seed, or a dash."""
     if not values:
         return "-"

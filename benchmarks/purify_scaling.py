@@ -64,16 +64,16 @@ class PrivateMemory(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.peak_mib = 0.0
-        self._stop_asked = threading.Event()
+        self._stop_wanted = threading.Event()
 
     def run(self) -> None:
-        while not self._stop_asked.wait(0.1):
+        while not self._stop_wanted.wait(0.1):
             text = Path("/proc/self/status").read_text(encoding="utf-8")
             held = next(line for line in text.splitlines() if line.startswith("RssAnon"))
             self.peak_mib = max(self.peak_mib, int(held.split()[1]) / 1024)
 
     def stop(self) -> float:
-        self._stop_asked.set()
+        self._stop_wanted.set()
         self.join()
         return self.peak_mib
 

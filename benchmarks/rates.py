@@ -236,10 +236,10 @@ def pink_picture(rng: np.random.Generator, height: int = 256, width: int = 341) 
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]
     amplitude = 1 / np.maximum(np.hypot(fy, fx), 1 / width)
     bands = []
-    for spread in (50.0, 12.0, 12.0):  # standard deviations of Y, Cb, Cr
+    for deviation in (50.0, 12.0, 12.0):  # standard deviations of Y, Cb, Cr
         spectrum = amplitude * (rng.normal(size=amplitude.shape) + 1j * rng.normal(size=amplitude.shape))
         plane = np.fft.irfft2(spectrum, (height, width))
-        bands.append(np.clip(128 + spread * plane / plane.std(), 0, 255).astype(np.uint8))
+        bands.append(np.clip(128 + deviation * plane / plane.std(), 0, 255).astype(np.uint8))
     return Image.fromarray(np.stack(bands, axis=2), "YCbCr")
 
 

@@ -147,7 +147,7 @@ def works_of(root: Path, arguments: argparse.Namespace, count: int) -> Iterator[
     yield ("moments", arguments.rows, count), functools.partial(drain, moments, features)
     yield (
         ("prediction", arguments.rows, count),
-        functools.partial(drain, functools.partial(predict, voices()), features),
+        functools.partial(drain, functools.partial(predict, members()), features),
     )
 
 
@@ -214,17 +214,17 @@ def moments(path: Path) -> Moments:
     return accumulate(rows.batches(), np.arange(rows.shape[0]) % CLASSES, WIDTH, CLASSES, np.float64)
 
 
-Voice = tuple[np.ndarray, np.ndarray]
+Member = tuple[np.ndarray, np.ndarray]
 
 
-def voices() -> tuple[np.ndarray, list[Voice]]:
+def members() -> tuple[np.ndarray, list[Member]]:
     generator = np.random.default_rng(1)
     linear = generator.standard_normal((WIDTH, HEADS * CLASSES), np.float32)
     shapes = [((WIDTH, HIDDEN), (HIDDEN, CLASSES)) for _ in range(NETWORKS)]
     return linear, [tuple(generator.standard_normal(shape, np.float32) for shape in pair) for pair in shapes]
 
 
-def predict(models: tuple[np.ndarray, list[Voice]], path: Path) -> np.ndarray:
+def predict(models: tuple[np.ndarray, list[Member]], path: Path) -> np.ndarray:
     """[b, K]: each row by one head and by two of the networks, as ipc_ensemble's splits do."""
     linear, networks = models
     rows = rows_of(path)

@@ -157,8 +157,8 @@ def measure(cell: Cell) -> Cell:
         "best_epoch": metrics["best_epoch"],
         "held_out": metrics["held_out"]["accuracy_last"],
         "wrong": purified["wrong"] if cell["labels"] == "observed" else purified["wrong_after"],
-        "told": metrics["noise"]["rate"],
-        "told_by": metrics["noise"]["source"],
+        "estimated": metrics["noise"]["rate"],
+        "estimated_by": metrics["noise"]["source"],
         "derived": metrics.get("derived"),
     }
 

@@ -215,7 +215,7 @@ def undisturbed(origin: Path, folder: Path, settings: list[str]) -> Lock:
     for node in base.nodes:
         upstream = {name: lock[name] for name in node.after}
         job = StageJob(repository=str(origin), revision=commit, run="undisturbed", stage=node.name, lock=upstream)
-        lock[node.name] = run_stage_job(job, machine, tell=lambda _: None).lock
+        lock[node.name] = run_stage_job(job, machine, on_progress=lambda _: None).lock
     return lock
 
 
@@ -331,12 +331,12 @@ def disturbed_without_prefect(
 
 
 def _until_final(state_of: Callable[[], str], monkey: Monkey) -> str:
-    deadline, asked = time.monotonic() + RUN_SECONDS, 0.0
+    deadline, looked = time.monotonic() + RUN_SECONDS, 0.0
     state = ""
     while state not in FINAL and time.monotonic() < deadline:
         monkey.step()
-        if time.monotonic() - asked > 2:
-            asked = time.monotonic()
+        if time.monotonic() - looked > 2:
+            looked = time.monotonic()
             state = state_of()
         time.sleep(0.3)
     return state

@@ -45,7 +45,7 @@ def _with_retries(job: StageJob, machine: Machine, folder: Path) -> dict[str, An
         with (folder / "attempts.log").open("a", encoding="utf-8") as file:
             file.write(f"{job.stage}\n")
         try:
-            return run_stage_job(job, machine, tell=_say).lock
+            return run_stage_job(job, machine, on_progress=_say).lock
         except StageFailed as error:
             print(f"FAILED {job.stage}: {error}", flush=True)
             if not retries_left:

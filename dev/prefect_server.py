@@ -95,7 +95,7 @@ class PrefectServer:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> PrefectServer:
-        """Start, on the data and port of the last start where there was one, and wait until the API answers."""
+        """Start, on the data and port of the last start where there was one, and wait until the API replies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._postgres:
             self._postgres.start()
@@ -163,11 +163,11 @@ class PrefectServer:
         return self.python("-m", "prefect", "--no-prompt", *arguments, timeout=timeout)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """What the REST API answers, e.g. `post("flow_runs/filter", {"limit": 5})`."""
+        """What the REST API replies, e.g. `post("flow_runs/filter", {"limit": 5})`."""
         return self._ask(path, json.dumps(body or {}).encode())
 
     def get(self, path: str) -> Any:
-        """What the REST API answers."""
+        """What the REST API replies."""
         return self._ask(path, None)
 
     def __enter__(self) -> PrefectServer:

@@ -182,7 +182,7 @@ class Seaweed:
         return False
 
     def _takes_data(self) -> bool:
-        """The gateway answers before the volume server has reported to the master; a write would then fail."""
+        """The gateway replies before the volume server has reported to the master; a write would then fail."""
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self._ports['master.port']}/dir/assign", timeout=5) as reply:
                 return b'"fid"' in reply.read()

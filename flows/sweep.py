@@ -39,7 +39,7 @@ async def sweep(
         overrides: settings in the form `section.key=value`, in every cell.
 
     Raises:
-        CellFailed: a cell failed, told after the last one has ended.
+        CellFailed: a cell failed, reported after the last one has ended.
     """
     cells = grid_cells(preset, noises or [""], methods, seeds or [0, 1, 2], overrides or [])
     # Prefect's overloads forget that the state of an async task is awaited

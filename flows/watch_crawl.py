@@ -1,9 +1,9 @@
-"""Looks for new shards and tells of them by the event `lnl.crawl.new-shards`, which starts `reclean/weekly`.
+"""Looks for new shards and reports them by the event `lnl.crawl.new-shards`, which starts `reclean/weekly`.
 
     python -m flows.watch_crawl --crawl s3://bucket/crawl --store s3://bucket/versions
 
-It lists the prefix and hashes only what is new. The same shards are told of once, and none while a re-cleaning runs:
-what then still is new is told of the next time.
+It lists the prefix and hashes only what is new. The same shards are reported once, and none while a re-cleaning runs:
+what then still is new is reported the next time.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ async def watch_crawl(
     store: str | None = None,
     min_age: float = MIN_AGE,
 ) -> State[str]:
-    """Tell of new shards.
+    """Report new shards.
 
     Args:
         crawl, params, overrides, repository, revision, store, min_age: as in the flow reclean.
 
     Returns:
-        A completed state: NothingNew, Cleaning, ReportedBefore or Told.
+        A completed state: NothingNew, Cleaning, ReportedBefore or Reported.
     """
     settings = [*(overrides or []), *([f"prepare.crawl.path={crawl}"] if crawl else [])]
     base = await asyncio.to_thread(read_base, repository or default_repository(), revision, params, settings)
@@ -47,9 +47,9 @@ async def watch_crawl(
         return Completed(name="NothingNew", message=f"no new shards below {found.path}")
     if await is_cleaning():
         return Completed(name="Cleaning", message="a re-cleaning runs; it or the next look will see them")
-    told = await emit_once(found)
+    reported = await emit_once(found)
     return Completed(
-        name="Told" if told else "ReportedBefore", message=f"{len(found.shards)} new shards below {found.path}"
+        name="Reported" if reported else "ReportedBefore", message=f"{len(found.shards)} new shards below {found.path}"
     )
 
 

@@ -39,8 +39,8 @@ def default_repository() -> str:
     if named := os.environ.get("LNL_REPOSITORY"):
         return named
     for folder in (Path.cwd(), Path(__file__).parents[1]):
-        asked = ["git", "-C", str(folder), "rev-parse", "--show-toplevel"]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        command = ["git", "-C", str(folder), "rev-parse", "--show-toplevel"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0 and (Path(done.stdout.strip()) / "dvc.yaml").exists():
             return done.stdout.strip()
     raise ConfigError("no repository: give `repository` (URL or folder), or set LNL_REPOSITORY for this worker")
@@ -92,8 +92,8 @@ def uncommitted(repository: str) -> list[str]:
     """Changed tracked files of a checkout, which no run sees; empty for a URL."""
     if not Path(repository).is_dir():
         return []
-    asked = ["git", "-C", repository, "status", "--porcelain", "--untracked-files=no"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = ["git", "-C", repository, "status", "--porcelain", "--untracked-files=no"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return [line[3:] for line in done.stdout.splitlines()]
 
 

@@ -10,8 +10,8 @@ from tasks.git_command import find_commit, git, git_environment
 
 def file_of(clone: Path, commit: str, path: str) -> bytes | None:
     """The content of `path` in `commit`; None where the commit has no such file."""
-    asked = ["git", "cat-file", "blob", f"{commit}:{path}"]
-    done = subprocess.run(asked, cwd=clone, env=git_environment(), capture_output=True, check=False)
+    command = ["git", "cat-file", "blob", f"{commit}:{path}"]
+    done = subprocess.run(command, cwd=clone, env=git_environment(), capture_output=True, check=False)
     return None if done.returncode else done.stdout
 
 

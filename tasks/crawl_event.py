@@ -1,4 +1,4 @@
-"""New shards of a crawl as a Prefect event, told of once."""
+"""New shards of a crawl as a Prefect event, reported once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def is_cleaning() -> bool:
 
 
 async def emit_once(found: Found) -> bool:
-    """Emit the event; False where these very shards were told of before (Prefect's variable lnl_crawl_ID)."""
+    """Emit the event; False where these very shards were reported before (Prefect's variable lnl_crawl_ID)."""
     name = f"lnl_crawl_{found.crawl}"
     if await Variable.aget(name) == found.content:
         return False

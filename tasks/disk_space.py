@@ -1,4 +1,4 @@
-"""A full disk is told by the name of its file system and what is free on it: people must know where to free some."""
+"""A full disk is reported with its file system and what is free on it: people must know where to free some."""
 
 from __future__ import annotations
 

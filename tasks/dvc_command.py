@@ -17,7 +17,7 @@ from lnl_core.contracts import ContractError
 from tasks.child_process import Ended, run_child
 from tasks.disk_space import disk_full, says_full
 from tasks.git_command import git_environment
-from tasks.job import LogLine, StageCancelled, StageFailed, Tell
+from tasks.job import LogLine, OnProgress, StageCancelled, StageFailed
 from tasks.machine import Machine, turn_lock
 
 # An outage of minutes is waited out here; a longer one fails the attempt, and the flow's retries go on.
@@ -44,7 +44,7 @@ class Dvc:
 
     worktree: Path
     machine: Machine
-    tell: Tell
+    on_progress: OnProgress
     cancel: threading.Event | None = None
     tick: Callable[[], None] = lambda: None
 
@@ -68,7 +68,7 @@ class Dvc:
                 return
             if seconds is None or not remote_is_away(ended) or not self.has_remote:
                 raise self._error(arguments, ended)
-            self.tell(LogLine(f"the DVC remote is away; dvc {arguments[0]} again in {seconds:.0f} s"))
+            self.on_progress(LogLine(f"the DVC remote is away; dvc {arguments[0]} again in {seconds:.0f} s"))
             self._wait(seconds)
 
     def _once(self, arguments: tuple[str, ...]) -> Ended:
@@ -83,7 +83,7 @@ class Dvc:
 
     def _log_line(self, line: str) -> None:
         if not _NOISE.search(line):
-            self.tell(LogLine(line))
+            self.on_progress(LogLine(line))
 
     def _wait(self, seconds: float) -> None:
         if self.cancel is None:

@@ -21,7 +21,7 @@ from lnl_core.layout import Layout
 from tasks.disk_space import reported_as_failure
 from tasks.dvc_command import Dvc, progress_file, stage_log
 from tasks.dvc_lock import check_travels, parse_lock
-from tasks.job import Lock, LogLine, Progress, StageCancelled, StageDone, StageFailed, StageJob, Tell
+from tasks.job import Lock, LogLine, OnProgress, Progress, StageCancelled, StageDone, StageFailed, StageJob
 from tasks.machine import Machine
 from tasks.run_branch import close_run, lock_of, open_run
 from tasks.worktree import DATA, attempt_at, check_out_inputs, lay_previous, remove_stale, write_lock
@@ -30,12 +30,12 @@ __all__ = [
     "Lock",
     "LogLine",
     "Machine",
+    "OnProgress",
     "Progress",
     "StageCancelled",
     "StageDone",
     "StageFailed",
     "StageJob",
-    "Tell",
     "close_run",
     "fetch_outputs",
     "lock_of",
@@ -44,7 +44,9 @@ __all__ = [
 ]
 
 
-def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: threading.Event | None = None) -> StageDone:
+def run_stage_job(
+    job: StageJob, machine: Machine, *, on_progress: OnProgress, cancel: threading.Event | None = None
+) -> StageDone:
     """Run, or restore, one stage; blocks. Push what it made, where there is a remote.
 
     Call it on a thread of its own. Once `cancel` is set it stops its processes within a second.
@@ -55,7 +57,7 @@ def run_stage_job(job: StageJob, machine: Machine, *, tell: Tell, cancel: thread
         StageCancelled: `cancel` was set.
     """
     with reported_as_failure(machine.home):
-        return _run_stage_job(job, machine, tell, cancel)
+        return _run_stage_job(job, machine, on_progress, cancel)
 
 
 def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequence[str], target: Path) -> Layout:
@@ -76,15 +78,15 @@ def fetch_outputs(repository: str, commit: str, machine: Machine, paths: Sequenc
     if not wanted:
         return layout
     with attempt_at(machine, repository, commit, f"fetch-{commit}", "outputs") as worktree:
-        dvc = Dvc(worktree=worktree, machine=machine, tell=lambda _: None)
+        dvc = Dvc(worktree=worktree, machine=machine, on_progress=lambda _: None)
         dvc.run("pull" if dvc.has_remote else "checkout", *map(str, wanted))
         for out in wanted:
             _move(worktree / out, target / out.relative_to(DATA))
     return layout
 
 
-def progress_reporter(file: Path, tell: Tell) -> Callable[[], None]:
-    """A function that looks at `file` when it is called and tells what is new there; see lnl_core/progress.py."""
+def progress_reporter(file: Path, on_progress: OnProgress) -> Callable[[], None]:
+    """A function that looks at `file` when it is called and reports what is new there; see lnl_core/progress.py."""
     last: list[Progress] = []
 
     def tick() -> None:
@@ -94,17 +96,19 @@ def progress_reporter(file: Path, tell: Tell) -> Callable[[], None]:
             return
         if [found] != last:
             last[:] = [found]
-            tell(found)
+            on_progress(found)
 
     return tick
 
 
-def _run_stage_job(job: StageJob, machine: Machine, tell: Tell, cancel: threading.Event | None) -> StageDone:
+def _run_stage_job(
+    job: StageJob, machine: Machine, on_progress: OnProgress, cancel: threading.Event | None
+) -> StageDone:
     started = time.perf_counter()
-    remove_stale(machine, job.repository, tell)
+    remove_stale(machine, job.repository, on_progress)
     with attempt_at(machine, job.repository, job.revision, job.run, job.stage, cancel) as worktree:
-        tick = progress_reporter(progress_file(worktree), tell)
-        dvc = Dvc(worktree=worktree, machine=machine, tell=tell, cancel=cancel, tick=tick)
+        tick = progress_reporter(progress_file(worktree), on_progress)
+        dvc = Dvc(worktree=worktree, machine=machine, on_progress=on_progress, cancel=cancel, tick=tick)
         entry = _reproduce(job, dvc)
         if dvc.has_remote:
             dvc.run("push", "--run-cache", job.stage)

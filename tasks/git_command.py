@@ -17,7 +17,7 @@ from tasks.machine import Machine, repository_url
 
 FETCHED = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 REMOTE_RETRY_SECONDS = (2.0, 8.0, 30.0)  # a git server that restarts
-REFUSED = (  # the other side has answered; it will say the same again
+REFUSED = (  # the other side has replied; it will say the same again
     "[rejected]",
     "stale info",
     "not a git repository",

@@ -26,7 +26,7 @@ class Progress:
     unit: str = ""
 
 
-Tell = Callable[[LogLine | Progress], None]
+OnProgress = Callable[[LogLine | Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +66,4 @@ class StageFailed(RuntimeError):
 
 
 class StageCancelled(RuntimeError):
-    """The caller asked for it; no process of the stage is left."""
+    """The caller wanted it; no process of the stage is left."""

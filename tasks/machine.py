@@ -74,7 +74,7 @@ class Machine:
         return self.worktrees(repository) / f"{safe_name(run)}.{safe_name(stage)}"
 
     def shell(self) -> Path:
-        """The program that DVC is told to run stages' commands with; see tied_process.py."""
+        """The program that DVC has to run stages' commands with; see tied_process.py."""
         text = f'#!/bin/sh\nexec {shlex.join(TIED)} shell "$@"\n'
         path = self.home.absolute() / "bin" / f"stage-shell-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if not path.exists():

@@ -14,13 +14,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogHandler
 
-from tasks.job import LogLine, Progress, Tell
+from tasks.job import LogLine, OnProgress, Progress
 
 PROGRESS_SECONDS = 3.0  # between two updates: each is a request and a write to the server's database
 
 
 @contextlib.asynccontextmanager
-async def sent_to_prefect(stage: str) -> AsyncIterator[Tell]:
+async def sent_to_prefect(stage: str) -> AsyncIterator[OnProgress]:
     """Yields what a stage is given to speak to; it may be called from any thread.
 
     The artifact `progress-STAGE` is updated in place, so a long stage leaves one row in Prefect's database.
@@ -28,7 +28,7 @@ async def sent_to_prefect(stage: str) -> AsyncIterator[Tell]:
     logger = get_run_logger()  # knows the run, also on a thread that does not
     latest: list[Progress] = []
 
-    def tell(said: LogLine | Progress) -> None:
+    def on_progress(said: LogLine | Progress) -> None:
         if isinstance(said, LogLine):
             logger.info("%s", said.text)
         else:
@@ -36,7 +36,7 @@ async def sent_to_prefect(stage: str) -> AsyncIterator[Tell]:
 
     shown = asyncio.create_task(_show_progress(stage, latest))
     try:
-        yield tell
+        yield on_progress
     finally:
         shown.cancel()
         await asyncio.wait({shown})

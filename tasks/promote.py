@@ -84,7 +84,7 @@ def register_commit(store: str, repository: str, run: str, version: str, gate: G
         with tempfile.TemporaryDirectory(prefix="lnl-version-") as folder:
             results = fetch_outputs(repository, version, machine, (*NEEDED, "metrics"), Path(folder) / "data")
             manifest = register(opened, results, _card(repository, run, version, machine), _settings(gate))
-    log.info("version %d: the gate says: %s", manifest.number, manifest.verdict["reason"])
+    log.info("version %d: the gate says: %s", manifest.number, manifest.gate_decision["reason"])
     _push(repository, manifest, f"refs/tags/{manifest.tag}", machine)
     return manifest.number
 
@@ -95,16 +95,16 @@ def promote_commit(
     """Is the version promoted, why, and the text for people. Once it is, ledger and git are brought up to it."""
     opened, now = VersionStore.open(store), datetime.now(UTC)
     done = promote(opened, number, _settings(gate), who=f"flow run {flow_run.id}", time=now)
-    if done.verdict is not None and done.promotion is None:
-        return False, done.verdict.reason, markdown(done.verdict)
+    if done.decision is not None and done.promotion is None:
+        return False, done.decision.reason, markdown(done.decision)
     manifest = opened.version(number)
     if ledger:
         commit_version(Ledger(Path(ledger)), manifest, opened.changes(manifest), now)
     if repository and manifest.commit:
         _push(repository, manifest, f"refs/heads/{BRANCH}", Machine())
-    if done.verdict is None:
+    if done.decision is None:
         return True, "it is promoted already", f"Version {number} is the promoted one.\n"
-    return True, done.verdict.reason, markdown(done.verdict)
+    return True, done.decision.reason, markdown(done.decision)
 
 
 def _card(repository: str, run: str, version: str, machine: Machine) -> RunCard:

@@ -1,6 +1,6 @@
 """The two commits of a run on branch runs/RUN: the first has its params, the second its dvc.lock and is the version.
 
-Both are made in the bare clone, without a worktree, and both can be asked for again: whoever retries finds them.
+Both are made in the bare clone, without a worktree, and both can be made again: whoever retries finds them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ STAGE_RETRY_DELAYS = [5.0, 15.0, 30.0, 60.0, 120.0]  # seconds before each retry
 async def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A broken table or setting is broken the second time, too; and who cancels a stage wants it to end.
 
-    An endpoint of S3 that does not answer may be misspelt, but it may also be back in a minute.
+    An endpoint of S3 that does not reply may be misspelt, but it may also be back in a minute.
     """
     error = await state.aresult(raise_on_failure=False)
     return isinstance(error, Unreachable) or not isinstance(error, ConfigError | ContractError | StageCancelled)

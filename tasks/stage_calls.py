@@ -2,7 +2,7 @@
 
 A call is made once: its idempotency key is RUN:STAGE:NUMBER, and only a flow run that has ended badly uses a number up.
 Whoever asks again (a retried task, `prefect flow-run retry`) finds the living or finished flow run of the last time.
-The answer comes back as an artifact of the child, a few kilobytes in Prefect's own database: no shared storage to set
+The result comes back as an artifact of the child, a few kilobytes in Prefect's own database: no shared storage to set
 up, and none that could be away when the stage is done.
 """
 
@@ -44,8 +44,8 @@ POLL_SECONDS = 1.0
 WANTED_SECONDS = 15.0  # between two looks at whether this flow run is still wanted
 NOBODY_SECONDS = 60.0  # after which the log says that no worker has taken the stage
 MOST_CALLS = 50  # flow runs of one stage of one run
-STOP_SECONDS = 20.0  # less than the 30 s after which a worker kills a flow run that it has told to stop
-ANSWER = "result"  # an artifact type that Prefect's pages do not list
+STOP_SECONDS = 20.0  # less than the 30 s after which a worker kills a flow run that it has ordered to stop
+RESULT = "result"  # an artifact type that Prefect's pages do not list
 NO_RETRY = {error.__name__: error for error in (ConfigError, ContractError)}  # also the names of the child's state
 _DONE = TypeAdapter(StageDone)
 
@@ -58,8 +58,10 @@ async def run_here(job: StageJob, *, gpu: bool) -> StageDone:
     """
     send_logs_to_prefect()
     cancel = threading.Event()
-    async with gpu_slot(gpu), sent_to_prefect(job.stage) as tell:
-        work = asyncio.create_task(asyncio.to_thread(run_stage_job, job, Machine(), tell=tell, cancel=cancel))
+    async with gpu_slot(gpu), sent_to_prefect(job.stage) as on_progress:
+        work = asyncio.create_task(
+            asyncio.to_thread(run_stage_job, job, Machine(), on_progress=on_progress, cancel=cancel)
+        )
         watch = asyncio.create_task(_until_unwanted())
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,14 +103,14 @@ async def call_stage(job: StageJob, pool: str, *, gpu: bool) -> StageDone:
         try:
             ended = await _until_final(client, called.id, pool)
         except asyncio.CancelledError:
-            await client.set_flow_run_state(called.id, Cancelling(message="the run that asked for it was cancelled"))
+            await client.set_flow_run_state(called.id, Cancelling(message="the run that wanted it was cancelled"))
             raise
-        return await _answer(client, ended)
+        return await _stage_done(client, ended)
 
 
 async def leave_result(done: StageDone) -> None:
     """Called in the child: where `call_stage` finds what came of it."""
-    await Artifact(type=ANSWER, data=asdict(done)).acreate()
+    await Artifact(type=RESULT, data=asdict(done)).acreate()
 
 
 async def _runs(client: PrefectClient, job: StageJob) -> list[FlowRun]:
@@ -161,7 +163,7 @@ async def _until_final(client: PrefectClient, called: UUID, pool: str) -> FlowRu
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _answer(client: PrefectClient, ended: FlowRun) -> StageDone:
+async def _stage_done(client: PrefectClient, ended: FlowRun) -> StageDone:
     state = ended.state
     assert state is not None, "a final flow run has a state"
     if state.is_completed():
@@ -175,6 +177,6 @@ async def _answer(client: PrefectClient, ended: FlowRun) -> StageDone:
 
 
 async def _data(client: PrefectClient, called: UUID) -> str:
-    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[called]), type=ArtifactFilterType(any_=[ANSWER]))
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[called]), type=ArtifactFilterType(any_=[RESULT]))
     [found] = await client.read_artifacts(artifact_filter=wanted)
     return str(found.data)  # Prefect stores it as JSON text

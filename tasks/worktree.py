@@ -16,7 +16,7 @@ from tasks.dvc_command import Dvc, progress_file
 from tasks.dvc_lock import lock_text
 from tasks.file_lock import locked, locked_if_free
 from tasks.git_command import git, holding, remove_dead_locks
-from tasks.job import Lock, LogLine, StageFailed, Tell
+from tasks.job import Lock, LogLine, OnProgress, StageFailed
 from tasks.machine import Machine, attempt_lock, turn_lock
 
 DATA = Path("data")  # below the worktree; dvc.yaml names the same folder
@@ -55,7 +55,7 @@ def remove_worktree(machine: Machine, repository: str, path: Path) -> None:
     attempt_lock(path).unlink(missing_ok=True)
 
 
-def remove_stale(machine: Machine, repository: str, tell: Tell, run: str = "") -> None:
+def remove_stale(machine: Machine, repository: str, on_progress: OnProgress, run: str = "") -> None:
     """Remove worktrees that no attempt has used for `machine.keep_days`; of `run`, which is over, at once."""
     for path in sorted(machine.worktrees(repository).glob("[!.]*")):
         age = (time.time() - path.stat().st_mtime) / DAY
@@ -63,7 +63,7 @@ def remove_stale(machine: Machine, repository: str, tell: Tell, run: str = "") -
             continue
         with locked_if_free(attempt_lock(path)) as free:
             if free:
-                tell(LogLine(f"removing the worktree {path.name}, left {age:.1f} days ago"))
+                on_progress(LogLine(f"removing the worktree {path.name}, left {age:.1f} days ago"))
                 remove_worktree(machine, repository, path)
 
 
@@ -74,12 +74,12 @@ def lay_previous(dvc: Dvc, stage: str, entry: dict[str, object]) -> bool:
     whether they are there.
     """
     target = dvc.worktree / DATA / KEPT / "previous" / stage
-    if not target.exists():  # no earlier attempt has laid them
+    if not target.exists():  # no earlier attempt has placed them
         write_lock(dvc.worktree, {stage: entry})
         try:
             dvc.run("pull" if dvc.has_remote else "checkout", stage)
         except StageFailed as error:
-            dvc.tell(LogLine(f"going on without the previous version's files of {stage}: {error}"))
+            dvc.on_progress(LogLine(f"going on without the previous version's files of {stage}: {error}"))
             shutil.rmtree(dvc.worktree / DATA / stage, ignore_errors=True)
         source = dvc.worktree / DATA / stage
         target.parent.mkdir(parents=True, exist_ok=True)

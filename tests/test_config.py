@@ -51,7 +51,7 @@ def test_files_that_are_no_params(tmp_path: Path, text: str) -> None:
         load_params(file)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_params({"run": {"sed": 1}, "purfy": {}, "train": {"divide_mix": {"epochs": 0}}})
     message = str(caught.value)

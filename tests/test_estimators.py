@@ -1,4 +1,4 @@
-"""scikit-learn-style estimators: every form of input gives the same answer, and scikit-learn's conventions hold."""
+"""scikit-learn-style estimators: every form of input gives the same labels, and scikit-learn's conventions hold."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_labels_get_better_and_trusted_rows_keep_theirs(digits: Digits, fitted: 
     assert set(fitted.route_[fitted.changed_]) <= {"relabel"}
 
 
-def test_the_answer_is_that_of_purify(digits: Digits, fitted: NamedEstimator) -> None:
+def test_the_labels_are_those_of_purify(digits: Digits, fitted: NamedEstimator) -> None:
     noisy = np.arange(ROWS - TRUSTED)
     columns = {"true": digits.true, "observed": digits.observed}
     numbers = {name: np.searchsorted(CLASSES, labels).astype(np.int32) for name, labels in columns.items()}
@@ -112,7 +112,7 @@ def test_every_form_of_array_labels_and_trusted_set_gives_the_same(digits: Digit
         found = ensemble().fit(features, labels, trusted)
         np.testing.assert_array_equal(found.soft_labels_, fitted.soft_labels_)
     other_order = ensemble().fit(digits.features, digits.observed, (digits.rows[shuffled], verified[shuffled]))
-    assert (other_order.labels_ == fitted.labels_).mean() > 0.95  # folds are dealt otherwise
+    assert (other_order.labels_ == fitted.labels_).mean() > 0.95  # rows get other folds
     assert np.array_equal(other_order.labels_[digits.rows], verified)
 
 
@@ -155,7 +155,7 @@ def test_a_table_and_a_cache_on_disk_are_joined_on_id(digits: Digits, fitted: Na
         assert one.predict_proba(digits.features[:3]).shape == (3, 5)
 
 
-def test_new_rows_are_answered_by_a_head_on_the_purified_labels(fitted: NamedEstimator) -> None:
+def test_new_rows_are_predicted_by_a_head_on_the_purified_labels(fitted: NamedEstimator) -> None:
     data = load_digits(n_class=5)
     probabilities = fitted.predict_proba(data.data)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -292,7 +292,7 @@ def test_settings_are_checked_by_fit(digits: Digits) -> None:
         lnl_core.estimators.DMPL  # noqa: B018
 
 
-def test_copies_carry_settings_and_answers(digits: Digits, fitted: NamedEstimator) -> None:
+def test_copies_carry_settings_and_labels(digits: Digits, fitted: NamedEstimator) -> None:
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(digits.features), fitted.predict_proba(digits.features))
     copy = clone(fitted.set_params(random_state=0))

@@ -1,4 +1,4 @@
-"""Presets and their overlays: what merges into what, that all of them parse, and that methods without one are told."""
+"""Presets and their overlays: what merges into what, that all of them parse, and that methods without one are named."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_merged(name: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_names_are_told_apart() -> None:
+def test_names_are_kept_apart() -> None:
     for overlay in OVERLAYS.values():
         assert "+" not in overlay.name
         assert overlay.name not in preset_names()

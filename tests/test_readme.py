@@ -1,4 +1,4 @@
-"""What README.md tells a newcomer to type works as it stands there."""
+"""What README.md has a newcomer type works as it stands there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the cells of a grid: what is finished is skipped, what was killed goes on, what fails is told and left behind.
+"""Run the cells of a grid: what is finished is skipped, what was killed goes on, what fails is reported and left.
 
 OUT/results.jsonl          a line a finished or failed cell
 OUT/runs/SEED-ENCODER/     the run folder that cells with the same encoder share, one after the other

@@ -69,7 +69,7 @@ def finished(cell: Cell, paths: Layout) -> Record:
         "test": {which: test.get(f"model_{which}", {}).get("accuracy") for which in ("best", "last")},
         "test_rows": test["rows"],
         "labels": {"before": labels.get("accuracy_before"), "after": labels.get("accuracy_after")},
-        "noise_rate": {"true": found["inject"]["rate_realised"], "told": train.get("noise", {}).get("rate")},
+        "noise_rate": {"true": found["inject"]["rate_realised"], "estimated": train.get("noise", {}).get("rate")},
         "held_out": train["held_out"],
         "best_epoch": train["best_epoch"],
         "epochs": train["epochs"],

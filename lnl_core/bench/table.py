@@ -118,10 +118,10 @@ def _cells(row: Row, sources: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [
         row.cell["noise"] or "as given",
         row.cell["method"] + note,
-        *(spread(row.values("test", which)) for which in ("best", "last")),
+        *(mean_and_sd(row.values("test", which)) for which in ("best", "last")),
         str(len(row.records)),
         *(_beside(row.published, which, sources) for which in ("best", "last")),
-        f"{spread(before)} → {spread(after)}" if before and before != after else spread(before),
+        f"{mean_and_sd(before)} → {mean_and_sd(after)}" if before and before != after else mean_and_sd(before),
     ]
 
 
@@ -130,8 +130,8 @@ def _beside(published: Sequence[Published], which: str, sources: Sequence[str]) 
     return ", ".join(f"{number.accuracy:.1f} [{LETTERS[sources.index(number.source)]}]" for number in found) or "–"
 
 
-def spread(values: Sequence[float]) -> str:
-    """`94.1 ± 0.2` of shares, in %; no spread for one value, a dash for none."""
+def mean_and_sd(values: Sequence[float]) -> str:
+    """`94.1 ± 0.2` of shares, in %; no deviation for one value, a dash for none."""
     if not values:
         return "–"
     mean = f"{100 * np.mean(values):.1f}"

@@ -42,7 +42,7 @@ def commit(purified: Purified, folder: Folder = Path("ledger")) -> None:
     from lnl_core.ledger.change import commit_purified
     from lnl_core.ledger.store import Ledger
 
-    _tell(folder, commit_purified(Ledger(folder), purified, _now()))
+    _print_appended(folder, commit_purified(Ledger(folder), purified, _now()))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def apply(
         label_column=label_column,
         class_names=names,
     )
-    _tell(folder, done)
+    _print_appended(folder, done)
 
 
 @app.command()
@@ -105,7 +105,7 @@ def revert(
     from lnl_core.ledger.change import revert_run
     from lnl_core.ledger.store import Ledger
 
-    _tell(folder, revert_run(Ledger(folder), run, _now(), skip_changed=skip_changed))
+    _print_appended(folder, revert_run(Ledger(folder), run, _now(), skip_changed=skip_changed))
 
 
 @app.command("list")
@@ -203,15 +203,15 @@ def export(
         typer.echo(f"{link_images(table, found, links, link.value):,} links in {links}")
 
 
-def _tell(folder: Path, done: Appended) -> None:
+def _print_appended(folder: Path, done: Appended) -> None:
     if done.run is None:
         typer.echo(f"{folder}: nothing to append, the labels are as wanted ({done.rows:,} rows)")
     else:
         typer.echo(f"{folder}: run {done.run.name} appended, {done.run.rows:,} changes of {done.rows:,} rows")
     if done.kept_by_person:
         typer.echo(f"{done.kept_by_person:,} rows keep the label that a person gave them")
-    if done.unanswered:
-        typer.echo(f"{done.unanswered:,} rows have no label yet and are left for later")
+    if done.undecided:
+        typer.echo(f"{done.undecided:,} rows have no label yet and are left for later")
 
 
 def _now() -> datetime:

@@ -105,7 +105,7 @@ def add(
         params=load_params(params) if params else None,
     )
     manifest = register(_open(store), Layout(root), card, _settings(override))
-    typer.echo(f"version {manifest.number}: run {manifest.run_id}; the gate: {manifest.verdict['reason']}")
+    typer.echo(f"version {manifest.number}: run {manifest.run_id}; the gate: {manifest.gate_decision['reason']}")
 
 
 def promote(
@@ -126,10 +126,10 @@ def promote(
 
     opened = _open(store)
     done = ask(opened, number, _settings(override), who=_who(), time=_now(), force=force, reason=reason)
-    if done.verdict is None:
+    if done.decision is None:
         typer.echo(f"version {number} is the promoted one")
     else:
-        typer.echo(markdown(done.verdict))
+        typer.echo(markdown(done.decision))
         if done.promotion is None:
             raise ConfigError(f"version {number} is not promoted; --force --reason '...' promotes it all the same")
     _follow(opened, opened.version(number), ledger, repository, rollback=False)
@@ -185,7 +185,7 @@ def _line(manifest: Manifest, promoted: int | None) -> tuple[str, ...]:
         "-" if churn is None else f"{churn:,}",
         _accuracy(manifest, "probe"),
         _accuracy(manifest, "model"),
-        str(manifest.verdict.get("outcome", "-")),
+        str(manifest.gate_decision.get("outcome", "-")),
         str(manifest.parent or "-"),
     )
 

@@ -74,7 +74,7 @@ class CachedFeatures:
 
 
 class TableFeatures:
-    """A user's table, laid down once in a memory-mapped scratch file.
+    """A user's table, written once into a memory-mapped scratch file.
 
     Raises:
         ContractError: a feature is missing or not finite.

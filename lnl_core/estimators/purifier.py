@@ -1,10 +1,10 @@
-"""Purifiers as scikit-learn estimators: the same answer as `lnl purify`, from arrays or paths.
+"""Purifiers as scikit-learn estimators: the same labels as `lnl purify`, from arrays or paths.
 
     purifier = IPCEnsemble().fit(features, labels, trusted=(rows, verified))
     purifier.labels_, purifier.confidence_, purifier.predict_proba(new_features)
 
 Held in memory: the trusted features, n x K probabilities, what the method states, and `head_rows` rows of features for
-the head that answers for new rows. The features themselves stream.
+the head that predicts new rows. The features themselves stream.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict_proba(self, features: Any = None) -> npt.NDArray[Any]:
-        """[r, K] p(true label | features); without an argument `soft_labels_`, the answer for the rows of `fit`.
+        """[r, K] p(true label | features); without an argument `soft_labels_`, the posterior of the rows of `fit`.
 
-        New rows have no observed label, so a linear head answers for them: multinomial logistic regression on the
+        New rows have no observed label, so a linear head predicts them: multinomial logistic regression on the
         purified soft labels of at most `head_rows` rows of `fit` and on the trusted rows.
         """
         check_is_fitted(self, "soft_labels_")
@@ -147,7 +147,7 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return ArrayFeatures(array), given
 
     def _keep(self, ids: Ids, rows: _Rows, purified: Purified, metrics: Mapping[str, Any]) -> None:
-        """Lay the answer out in the caller's order."""
+        """Put the labels into the caller's order."""
         label = rows.observed.copy()
         label[rows.noisy] = purified.purified_label
         label[rows.trusted.rows] = rows.verified[: len(rows.trusted.rows)]
@@ -179,7 +179,7 @@ class Purifier(PurifierEstimator):
     Args:
         method: as in `lnl methods`.
         settings: what to set otherwise than by default; checked by `fit`.
-        random_state: a whole number; the same one gives the same answer.
+        random_state: a whole number; the same one gives the same labels.
         head_rows: rows that the head for new features learns from; 0 for none.
     """
 

@@ -46,7 +46,7 @@ HELD_OUT = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class HeldOutPredictions:
     """Predictions of one classifier for n rows."""
 
     label: IntArray  # [n], 0..K-1
@@ -60,7 +60,7 @@ class HeldOutTable:
     ids: Ids  # [n]
     label: IntArray  # [n] verified
     observed: IntArray  # [n]; NO_LABEL where the source said nothing
-    answers: Mapping[Classifier, Answers]  # of the classifiers that there were
+    predictions: Mapping[Classifier, HeldOutPredictions]  # of the classifiers that there were
     class_names: tuple[str, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)  # what is not there -> why
@@ -70,7 +70,7 @@ class HeldOutTable:
 
     def right(self, classifier: Classifier) -> BoolArray:
         """[n] does the classifier say the verified label?"""
-        return np.asarray(self.answers[classifier].label == self.label)
+        return np.asarray(self.predictions[classifier].label == self.label)
 
 
 def write_held_out(path: Path, table: HeldOutTable) -> None:
@@ -85,7 +85,7 @@ def write_held_out(path: Path, table: HeldOutTable) -> None:
         pa.array(observed, pa.int32(), mask=observed == NO_LABEL),
     ]
     for classifier in CLASSIFIERS:
-        predicted = table.answers.get(classifier)
+        predicted = table.predictions.get(classifier)
         if predicted is None:
             columns += [pa.nulls(len(order), pa.int32()), pa.nulls(len(order), pa.float32())]
         else:
@@ -94,7 +94,7 @@ def write_held_out(path: Path, table: HeldOutTable) -> None:
                 pa.array(predicted.confidence[order], pa.float32()),
             ]
     metadata = {"class_names": list(table.class_names), "about": dict(table.about), "missing": dict(table.missing)}
-    metadata["classifiers"] = [name for name in CLASSIFIERS if name in table.answers]
+    metadata["classifiers"] = [name for name in CLASSIFIERS if name in table.predictions]
     write_table(path, pa.Table.from_arrays(columns, schema=HELD_OUT), metadata)
 
 
@@ -110,7 +110,7 @@ def read_held_out(path: Path) -> HeldOutTable:
         ids=string_ids(table["id"].to_pylist()),
         label=_ints(table, "label"),
         observed=_ints(table, "observed_label"),
-        answers={name: _predicted(table, name) for name in CLASSIFIERS if name in metadata.get("classifiers", ())},
+        predictions={name: _predicted(table, name) for name in CLASSIFIERS if name in metadata.get("classifiers", ())},
         class_names=names,
         about=metadata.get("about", {}),
         missing=metadata.get("missing", {}),
@@ -128,7 +128,7 @@ def score_held_out(table: HeldOutTable) -> dict[str, Any]:
     known = table.observed != NO_LABEL
     if known.any():
         scores["observed_accuracy"] = float((table.observed[known] == table.label[known]).mean())
-    for name in table.answers:
+    for name in table.predictions:
         right = int(table.right(name).sum())
         low, high = wilson_interval(right, len(table))
         scores[name] = {
@@ -140,9 +140,9 @@ def score_held_out(table: HeldOutTable) -> dict[str, Any]:
     return scores
 
 
-def _predicted(table: pa.Table, name: str) -> Answers:
+def _predicted(table: pa.Table, name: str) -> HeldOutPredictions:
     confidence = table[f"{name}_confidence"].to_numpy().astype(np.float32)
-    return Answers(label=_ints(table, f"{name}_label"), confidence=confidence)
+    return HeldOutPredictions(label=_ints(table, f"{name}_label"), confidence=confidence)
 
 
 def _ints(table: pa.Table, column: str) -> IntArray:

@@ -24,8 +24,8 @@ RETRIES = 3  # of a shard whose worker or node is lost; an exception is not trie
 _STORE_BYTES = 200 * 2**20  # of a Ray that is started here: sums of some MB pass through it, images never
 
 
-# Ray binds to every interface, even with a loopback address, unless told not to look for one that others reach. What
-# tells it so is named for the systems where it always does.
+# Ray binds to every interface, even with a loopback address, unless it need not look for one that others reach. The
+# variable that says so is named for the systems where it always does.
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -118,7 +118,7 @@ def connected(settings: RaySettings) -> Iterator[None]:
     """Connect to the cluster, or start Ray on this machine and stop it again; a connection that is there is used.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster answers.
+        ConfigError: Ray is not installed, or no cluster replies.
     """
     with contextlib.ExitStack() as stack:
         where = _cluster(settings.address) if settings.address else _own(stack)
@@ -130,14 +130,14 @@ def connected(settings: RaySettings) -> Iterator[None]:
 
 
 def _cluster(address: str) -> dict[str, Any]:
-    """Where a cluster is. Asked first whether anything answers, for Ray itself goes on asking for minutes."""
+    """Where a cluster is. A connection is tried first, for Ray itself tries on for minutes."""
     host, colon, port = address.rpartition(":")
     try:
         if colon:
             socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"run.ray.address = {address!r}: no Ray cluster answers ({error}); start one with `ray start --head`, "
+            f"run.ray.address = {address!r}: no Ray cluster replies ({error}); start one with `ray start --head`, "
             "write the address as host:port, or leave it empty and Ray is started here"
         ) from error
     return {"address": address}

@@ -61,7 +61,7 @@ def execution(run: RunSettings) -> Iterator[Execution]:
     """What `run.execution` asks for, for as long as the context lasts.
 
     Raises:
-        ConfigError: Ray is not installed, no cluster answers at `run.ray.address`, or it cannot run a single task.
+        ConfigError: Ray is not installed, no cluster replies at `run.ray.address`, or it cannot run a single task.
     """
     if run.execution == "local":
         yield IN_PROCESS

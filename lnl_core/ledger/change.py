@@ -32,9 +32,9 @@ class Appended:
     """What came of it."""
 
     run: Run | None  # None: the labels were as wanted already
-    rows: int  # asked about
+    rows: int  # that the call names
     kept_by_person: int = 0  # rows that a person has set, which no purifier changes
-    unanswered: int = 0  # rows of a review that nobody has filled in
+    undecided: int = 0  # rows of a review that nobody has filled in
 
 
 def commit_purified(ledger: Ledger, path: Path, time: datetime) -> Appended:
@@ -97,19 +97,19 @@ def apply_reviewed(
     wanted = _class_names(raw, names, path)
     before = column(table, "observed_label", path) if "observed_label" in table.column_names else [None] * len(ids)
     observed = _class_names(before, names, path)
-    answered = np.array([label is not None for label in wanted], dtype=bool)
+    decided = np.array([label is not None for label in wanted], dtype=bool)
     card = Card(source="person", method=reviewer, version=__version__, class_names=names, about={"file": path.name})
 
     def plan(latest: pa.Table) -> tuple[Card, pa.Table]:
         now, source = _now(latest, ids)
         current = np.where(now == None, observed, now)  # noqa: E711
-        rows = np.asarray((current != wanted) | (source != "person"), dtype=bool) & answered
+        rows = np.asarray((current != wanted) | (source != "person"), dtype=bool) & decided
         route = np.where(current == wanted, "keep", "relabel").astype(object)
         nothing = pa.nulls(int(rows.sum()), pa.float32())
         return card, _changes(ids[rows], current[rows], wanted[rows], nothing, route[rows])
 
     run = ledger.append(plan, time)
-    return Appended(run=run, rows=len(ids), unanswered=int((~answered).sum()))
+    return Appended(run=run, rows=len(ids), undecided=int((~decided).sum()))
 
 
 def revert_run(ledger: Ledger, name: str, time: datetime, *, skip_changed: bool = False) -> Appended:

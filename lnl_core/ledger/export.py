@@ -82,9 +82,9 @@ def image_paths(table: pa.Table, images: Path, paths: Path | None, id_column: st
     ids = [str(name) for name in table["id"].to_pylist()]
     relative = {name: name for name in ids}
     if paths is not None:
-        told = read_user_table(paths)
+        listed = read_user_table(paths)
         relative = dict(
-            zip(map(str, column(told, id_column, paths)), map(str, column(told, path_column, paths)), strict=True)
+            zip(map(str, column(listed, id_column, paths)), map(str, column(listed, path_column, paths)), strict=True)
         )
     missing = [name for name in ids if name not in relative]
     if missing:

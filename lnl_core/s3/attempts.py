@@ -33,7 +33,7 @@ def persist(path: S3Path, call: Callable[[Any], T]) -> T:
 
     Args:
         path: what it is about, for messages.
-        call: does all over again what it does; reads an answer's body to the end.
+        call: does all over again what it does; reads a response's body to the end.
 
     Raises:
         ConfigError, ContractError: what went wrong and the mend (see `errors.py`).
@@ -101,7 +101,7 @@ _warnings = _Warnings()
 
 def _warn(path: S3Path, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    text = "%s: %s does not answer (%s); attempt %d in %.1f s, for %.0f s in all"
+    text = "%s: %s does not reply (%s); attempt %d in %.1f s, for %.0f s in all"
     wait = state.next_action.sleep if state.next_action else 0.0
     reason = code(error) if error else ""
     log.log(_warnings.level(), text, path, _endpoint(), reason, state.attempt_number + 1, wait, _patience())

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from lnl_core.config import ConfigError
 
 THREADS = 16  # requests at a time: hides 50 ms of latency behind images of 100 kB on a line of 1 GB/s
-CONNECT_SECONDS, READ_SECONDS = 10, 30  # without an answer, without a byte; then the request is tried again
+CONNECT_SECONDS, READ_SECONDS = 10, 30  # without a response, without a byte; then the request is tried again
 # botocore's own attempts know throttling and redirects, and end within seconds; `attempts.py` goes on after them.
 ATTEMPTS = 3
 

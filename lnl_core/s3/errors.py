@@ -42,7 +42,7 @@ class NoSuchObject(ConfigError):
 
 
 class Unreachable(ConfigError):
-    """The endpoint did not answer, or answered only with errors of its own, for as long as was allowed."""
+    """The endpoint did not reply, or replied only with errors of its own, for as long as was allowed."""
 
 
 class ObjectChanged(ContractError):
@@ -80,7 +80,7 @@ def explained(error: BaseException, path: S3Path, where: str) -> Exception:
     """The error for the user; `where` is the endpoint."""
     if may_pass(error):
         return Unreachable(
-            f"{path}: {where} does not answer ({code(error)}); check AWS_ENDPOINT_URL, the network and the server, "
+            f"{path}: {where} does not reply ({code(error)}); check AWS_ENDPOINT_URL, the network and the server, "
             "then run again: it goes on where it stopped"
         )
     if isinstance(error, ClientError):

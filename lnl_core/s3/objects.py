@@ -78,11 +78,11 @@ def read_bytes(path: str | S3Path, *, at_most: int | None = None) -> bytes:
     place = parse_s3(path)
 
     def get(s3: Any) -> bytes:
-        answer = s3.get_object(Bucket=place.bucket, Key=place.key)
-        if at_most is not None and answer["ContentLength"] > at_most:
-            answer["Body"].close()
-            raise TooLarge(place, answer["ContentLength"], at_most)
-        return bytes(answer["Body"].read())
+        response = s3.get_object(Bucket=place.bucket, Key=place.key)
+        if at_most is not None and response["ContentLength"] > at_most:
+            response["Body"].close()
+            raise TooLarge(place, response["ContentLength"], at_most)
+        return bytes(response["Body"].read())
 
     return persist(place, get)
 
@@ -111,8 +111,8 @@ def write_bytes(path: str | S3Path, data: bytes, *, content_type: str = "applica
 def put_new(path: str | S3Path, data: bytes, *, content_type: str = "application/octet-stream") -> bool:
     """Write where there is no object of this name; False, and nothing written, where there is one.
 
-    Of several that try at once, one gets True (If-None-Match; the server must know it, see docs/s3.md). Where an answer
-    got lost on the way, the object is read to see whether it is ours: same bytes count as ours.
+    Of several that try at once, one gets True (If-None-Match; the server must know it, see docs/s3.md). Where a
+    response got lost on the way, the object is read to see whether it is ours: same bytes count as ours.
     """
     place = parse_s3(path)
     what = {"Bucket": place.bucket, "Key": place.key, "Body": data, "ContentType": content_type, "IfNoneMatch": "*"}

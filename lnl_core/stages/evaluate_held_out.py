@@ -12,7 +12,7 @@ import numpy as np
 
 from lnl_core.contracts import Ids, IntArray, Labels, Purified, positions
 from lnl_core.evaluate.findings import Findings
-from lnl_core.evaluate.held_out import Answers, Classifier, HeldOutTable, score_held_out, write_held_out
+from lnl_core.evaluate.held_out import Classifier, HeldOutPredictions, HeldOutTable, score_held_out, write_held_out
 from lnl_core.evaluate.predictions import predict
 from lnl_core.evaluate.settings import EvaluateSettings
 from lnl_core.features.cache import FeatureCache
@@ -33,7 +33,7 @@ def predict_held_out(
 ) -> None:
     """Write held_out.parquet, empty with its reason where no trusted rows are held out; add the scores."""
     held = labels.take(labels.where(split="val", trusted=True))
-    predictions: dict[Classifier, Answers] = {}
+    predictions: dict[Classifier, HeldOutPredictions] = {}
     about, missing = {}, {}
     if len(held):
         cache = FeatureCache(context.paths.features)
@@ -52,7 +52,7 @@ def predict_held_out(
         ids=held.ids,
         label=held.label,
         observed=held.observed_label,
-        answers=predictions,
+        predictions=predictions,
         class_names=labels.class_names,
         about=about,
         missing=missing,
@@ -63,13 +63,13 @@ def predict_held_out(
 
 def _probe(
     cache: FeatureCache, labels: Labels, purified: Purified, held: Labels, settings: EvaluateSettings
-) -> Answers:
+) -> HeldOutPredictions:
     ids, label = _learned(labels, purified)
     order = cache.in_cache_order(ids)
     rows = cache.select(ids[order])
     moments = accumulate(rows.batches(), label[order], rows.shape[1], len(labels.class_names))
     probabilities = fit_discriminant(moments, settings.probe_shrinkage).probabilities(cache.tensor(held.ids).numpy())
-    return Answers(
+    return HeldOutPredictions(
         label=probabilities.argmax(axis=1).astype(np.int32),
         confidence=probabilities.max(axis=1).astype(np.float32),
     )
@@ -83,7 +83,7 @@ def _learned(labels: Labels, purified: Purified) -> tuple[Ids, IntArray]:
     return train.ids, label
 
 
-def _model(held: Labels, settings: EvaluateSettings, context: StageContext) -> Answers:
+def _model(held: Labels, settings: EvaluateSettings, context: StageContext) -> HeldOutPredictions:
     model = load_classifier(context.paths.model / "best")
     store = load_images(
         context.paths.images,
@@ -95,4 +95,6 @@ def _model(held: Labels, settings: EvaluateSettings, context: StageContext) -> A
     network = model.ensemble.to(context.runtime.device)
     predicted = predict(network, store.pixels, context.runtime, settings.batch_size)
     network.cpu()
-    return Answers(label=predicted.label.astype(np.int32), confidence=predicted.confidence.astype(np.float32))
+    return HeldOutPredictions(
+        label=predicted.label.astype(np.int32), confidence=predicted.confidence.astype(np.float32)
+    )

@@ -29,7 +29,7 @@ from lnl_core.files import file_sha256
 from lnl_core.statistics.kept_sums import Part, extended, moments_of, nothing_kept, read_sums, write_sums
 from lnl_core.statistics.moments import Moments, accumulate
 
-LEAST_SPREAD = 1e-13  # of a feature's variance, against its mean square: below it there is rounding alone
+LEAST_VARIANCE = 1e-13  # of a feature's variance, against its mean square: below it there is rounding alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _accumulated(features: FeatureSelection, observed: IntArray, classes: int) -
 def _refuse_constant(sums: Moments, path: Path) -> None:
     mean_square = np.diag(sums.gram) / max(sums.rows, 1)
     variance = mean_square - (sums.total / max(sums.rows, 1)) ** 2
-    if sums.rows > 1 and (variance <= LEAST_SPREAD * mean_square).all():
+    if sums.rows > 1 and (variance <= LEAST_VARIANCE * mean_square).all():
         raise ContractError(
             f"{path}: all {sums.rows} noisy rows have the same feature; the encoder sees nothing in them: "
             "use another one, or look whether the features were written as they should"

@@ -64,7 +64,7 @@ class TrainSettings(Settings):
     held_out: Literal["auto", "trusted", "val", "none"] = "auto"  # auto: trusted rows, else val rows, else none
     add_trusted: bool = False  # also learn from trusted rows, as labels known to be right (DivideMix* of the tables)
     trusted_held_out: float = Field(default=0.2, gt=0, lt=1)  # add_trusted: share that is not learned from
-    noise_rate: float | Literal["auto"] = "auto"  # share of wrong labels that the method reckons with; auto: as estimated
+    noise_rate: float | Literal["auto"] = "auto"  # share of wrong labels that the method reckons with; auto: estimated
     balanced: bool = False  # an epoch sees each class equally often (Clothing1M)
     epoch_rows: int | None = Field(default=None, ge=2)  # rows an epoch; none: all (Clothing1M: 1,000 batches)
     compile: bool = False  # torch.compile: minutes at the start, then faster epochs on a GPU

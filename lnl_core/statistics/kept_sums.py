@@ -34,7 +34,7 @@ class Part:
     """A part of the collection."""
 
     key: str  # of all that decides its moments
-    moments: Callable[[], Moments]  # computed when asked
+    moments: Callable[[], Moments]  # computed when called
     name: str = ""  # what it is called in messages
 
 

@@ -65,7 +65,7 @@ def probe_accuracy(
     generator: torch.Generator,
     folds: int = 5,
 ) -> float:
-    """Accuracy of probes that never saw the row they are asked about: stratified cross-validation over `folds`."""
+    """Accuracy of probes that never saw the row they predict: stratified cross-validation over `folds`."""
     shuffled = torch.randperm(len(label), generator=generator).numpy()
     fold = torch.from_numpy(stratified_folds(label.cpu().numpy(), folds, shuffled)).to(features.device)
     right = 0

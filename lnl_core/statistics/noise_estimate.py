@@ -35,7 +35,7 @@ class NoiseEstimate:
     def kind(self) -> Literal["symmetric", "asymmetric"]:
         """Asymmetric where a class's wrong labels mostly go to one other class: on average more than half of them.
 
-        With fewer than four classes there is nothing to tell the two apart, and the noise counts as symmetric.
+        With fewer than four classes there is nothing that sets the two apart, and the noise counts as symmetric.
         """
         off = self.transition * (1 - np.eye(self.classes))
         wrong = self.prior * off.sum(axis=1)
@@ -168,7 +168,7 @@ def hoc_noise(features: FloatArray, observed: IntArray, classes: int, generator:
         drawn = triples[generator.integers(0, len(triples), len(triples))]
         rates.append(wrong_share(*fit_consensus(consensus(drawn, classes), (prior, transition), steps=20)))
     rate = wrong_share(prior, transition)
-    # the draws' spread around the estimate: with few of them their quantiles are rougher than their deviation
+    # the draws' deviation around the estimate: with few of them their quantiles are rougher than their deviation
     half = 1.959964 * float(np.std(rates))
     return MeasuredNoise(
         rate=rate,

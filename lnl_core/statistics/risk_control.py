@@ -184,5 +184,5 @@ def _not_shown(test: Test, promise: Promise) -> str:
     return (
         f"of the {test.calibration_rows} surest changes of trusted rows {test.wrong} are wrong, so up to "
         f"{test.bound:.3g} of all such changes may be (confidence {test.confidence:.3g}); {promise.max_wrong:g} was "
-        "asked for: verify more rows, try another method, or promise less"
+        "wanted: verify more rows, try another method, or promise less"
     )

@@ -30,7 +30,7 @@ def estimate_transition(
     """T by expectation-maximisation over the noisy rows, with the trusted rows as anchors.
 
     E-step: r_i = p(y | x_i, observed_i) under the current T. M-step: T[y, j] proportional to the sum of r_i[y] over
-    rows observed as j, plus the anchors' counts, plus a Dirichlet prior of weight `smoothing` spread over each row
+    rows observed as j, plus the anchors' counts, plus a Dirichlet prior of weight `smoothing` shared out over each row
     (four fifths on the diagonal, so that T starts and stays closer to the identity where data are few).
 
     Args:

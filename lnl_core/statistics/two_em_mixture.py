@@ -48,7 +48,7 @@ def corruption_matrix(clean: Array, auxiliary: Array, observed: IntArray, smooth
     """T_c [K, K], rows sum to 1: where the labels of a true class go when they are corrupted (before Eq. 14).
 
     Args:
-        smoothing: rows of uniformly spread labels that are added to each class, so that a class without any has a row.
+        smoothing: rows of uniform labels that are added to each class, so that a class without any has a row.
     """
     classes = auxiliary.shape[1]
     corrupted = ((1 - clean)[:, None] * auxiliary).astype(np.float64)

@@ -20,8 +20,8 @@ user leaves out:
 With momentum a masked gradient does not stop a weight: `velocity: all` (what a masked gradient in torch's SGD does)
 lets it coast for some ten steps on what it has, `critical` stops it, as the equations say, and forgets its velocity.
 The threshold is one quantile over all ranked weights together: layers that matter more keep more of theirs. In a large
-network it is that of about a million weights evenly distributed, which moves the share by some 0.05 % and spares a third of
-a second or more a step.
+network it is that of about a million weights at even distances, which moves the share by some 0.05 % and saves a third
+of a second or more a step.
 """
 
 from __future__ import annotations

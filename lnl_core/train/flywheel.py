@@ -33,8 +33,8 @@ What the paper leaves open, and what is done here:
   with lambda > 1 the loss has no lower bound.
 - eps_i is used from the second cycle on; 1/K in the first.
 - The contrastive loss is SimCLR's, which SupCon's (both are cited) is without labels: two strong views, all rows of the
-  batch, no label that could be wrong. `positives: predicted` is SupCon's with the classes of Eq. 11. Temperature and head
-  are SimCLR's for CIFAR. Mixup's Beta(4, 4) is that of DivideMix and UNICON, whose settings the paper shares.
+  batch, no label that could be wrong. `positives: predicted` is SupCon's with the classes of Eq. 11. Temperature and
+  head are SimCLR's for CIFAR. Mixup's Beta(4, 4) is that of DivideMix and UNICON, whose settings the paper shares.
 - The projection learns after the warm-up, which is cross-entropy.
 - gamma lies in 0.01..0.99: at 0 or 1 no row would ever change sides again.
 Verified rows have q = 1 and are resampled as their label; gamma counts the other rows. Row weights count for the part
@@ -136,7 +136,7 @@ class _Cleanness:
 @TRAINERS.register(
     NAME,
     config=FlywheelConfig,
-    summary="one network separates clean labels from corrupted ones, the other refurbishes the corrupted; two EM cycles",
+    summary="one network separates clean labels from corrupted ones, the other refurbishes these; two EM cycles",
     source="Kim et al.: Learning with Noisy Labels: Interconnection of Two Expectation-Maximizations, arXiv 2401.04390",
 )
 def train_flywheel(task: TrainTask, config: FlywheelConfig) -> Trained:

@@ -9,9 +9,9 @@ No warm-up, no second network, no trusted set, no noise rate.
 
 Deviations, all for want of a word in the paper or because data are small, large or unbalanced:
 - theta_r, which the paper sets by the data set, follows from the noise estimate unless it is set (`noise_rules`).
-- A row does not vote for itself; a large set is compared with a sample of `neighbour_rows` of its rows, since a vote among
-  all costs rows^2; k is cut to 0.4 of an even class (200 of CIFAR-100's 500), since in a small set 200 neighbours lie
-  in other classes.
+- A row does not vote for itself; a large set is compared with a sample of `neighbour_rows` of its rows, since a vote
+  among all costs rows^2; k is cut to 0.4 of an even class (200 of CIFAR-100's 500), since in a small set 200
+  neighbours lie in other classes.
 - An epoch has as many steps as all its rows have batches, however few are selected; both losses' views share a pass.
 - Too few selected rows (fewer than a batch) are filled up with the most consistent ones; verified rows are never
   relabelled and always selected.
@@ -146,7 +146,7 @@ def train_ssr(task: TrainTask, config: SSRConfig) -> Trained:
 
 
 def _epoch(run: _Run, epoch: int) -> Record:
-    """Relabel and select the rows, then train; the generators depend on the epoch alone, so a resumed run draws the same."""
+    """Relabel and select the rows, then train; generators depend on the epoch alone: a resumed run draws the same."""
     rows = run.task.epoch_rows(run.task.generator(NAME, "rows", epoch))
     selection = _as_observed(run, rows) if epoch < run.config.warmup_epochs else _relabel_and_select(run, rows, epoch)
     record = _train(run, selection, epoch)

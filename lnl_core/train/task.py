@@ -73,7 +73,7 @@ class TrainTask:
         return self.place(self.make_model(seed))
 
     def place(self, module: Module) -> Module:
-        """`module` on the runtime's device, channels last, compiled where `compiled` is set, statistics of the global batch."""
+        """`module` on the runtime's device, channels last, compiled if `compiled`, statistics of the global batch."""
         module = module.to(memory_format=torch.channels_last).to(self.runtime.device)  # type: ignore[call-overload]
         synced(module)
         if self.compiled:

@@ -1,4 +1,4 @@
-"""A verdict for people (markdown) and for machines (JSON)."""
+"""A decision for people (markdown) and for machines (JSON)."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ TITLES = {
 }
 
 
-def markdown(verdict: GateDecision) -> str:
+def markdown(decision: GateDecision) -> str:
     """Why a version was promoted or not: counts, intervals, the classes that lose."""
-    title = TITLES[verdict.outcome].format(version=verdict.version, against=verdict.against)
-    reason = _cell(verdict.reason)
+    title = TITLES[decision.outcome].format(version=decision.version, against=decision.against)
+    reason = _cell(decision.reason)
     blocks = [f"### {title}", f"{reason[0].upper()}{reason[1:]}."]
-    if verdict.comparisons:
-        overall = [one for one in verdict.comparisons if one.group is None]
-        blocks.append(_table(f"All {verdict.rows:,} held-out rows", overall))
-        blocks += _classes(verdict)
-    elif verdict.outcome == "undecided":
-        kept = "It is promoted all the same" if verdict.passes else "The promoted version stays"
-        blocks.append(f"{kept}, as the setting `undecided: {verdict.settings.undecided}` says.")
-    blocks += [f"- {note}" for note in verdict.notes]
-    blocks += _labels(verdict.labels)
+    if decision.comparisons:
+        overall = [one for one in decision.comparisons if one.group is None]
+        blocks.append(_table(f"All {decision.rows:,} held-out rows", overall))
+        blocks += _classes(decision)
+    elif decision.outcome == "undecided":
+        kept = "It is promoted all the same" if decision.passes else "The promoted version stays"
+        blocks.append(f"{kept}, as the setting `undecided: {decision.settings.undecided}` says.")
+    blocks += [f"- {note}" for note in decision.notes]
+    blocks += _labels(decision.labels)
     return "\n\n".join(blocks) + "\n"
 
 
-def record(verdict: GateDecision) -> dict[str, Any]:
+def record(decision: GateDecision) -> dict[str, Any]:
     """JSON for manifests and histories: everything but the classes in which nothing happened."""
     return {
-        "outcome": verdict.outcome,
-        "passes": verdict.passes,
-        "reason": verdict.reason,
-        "version": verdict.version,
-        "against": verdict.against,
-        "rows": verdict.rows,
-        "comparisons": [_plain(one) for one in verdict.comparisons if one.group is None or one in _shown(verdict)],
-        "classes_not_compared": len(verdict.not_compared),
-        "notes": list(verdict.notes),
-        "labels": dict(verdict.labels),
-        "settings": verdict.settings.model_dump(mode="json"),
+        "outcome": decision.outcome,
+        "passes": decision.passes,
+        "reason": decision.reason,
+        "version": decision.version,
+        "against": decision.against,
+        "rows": decision.rows,
+        "comparisons": [_plain(one) for one in decision.comparisons if one.group is None or one in _shown(decision)],
+        "classes_not_compared": len(decision.not_compared),
+        "notes": list(decision.notes),
+        "labels": dict(decision.labels),
+        "settings": decision.settings.model_dump(mode="json"),
     }
 
 
-def _classes(verdict: GateDecision) -> list[str]:
-    losing = [one for one in verdict.comparisons if one.group is not None and one.loses]
-    others = [one for one in _shown(verdict) if one.group is not None and not one.loses]
+def _classes(decision: GateDecision) -> list[str]:
+    losing = [one for one in decision.comparisons if one.group is not None and one.loses]
+    others = [one for one in _shown(decision) if one.group is not None and not one.loses]
     blocks = [_table("Classes that lose", losing)] if losing else []
     blocks += [_table("Classes with the largest differences downward", others)] if others else []
-    if verdict.not_compared:
-        names = [f"{_cell(name)} ({rows})" for name, rows in list(verdict.not_compared.items())[:SHOWN]]
-        more = len(verdict.not_compared) - len(names)
+    if decision.not_compared:
+        names = [f"{_cell(name)} ({rows})" for name, rows in list(decision.not_compared.items())[:SHOWN]]
+        more = len(decision.not_compared) - len(names)
         listed = ", ".join(names) + (f" and {more} more" if more else "")
-        blocks.append(f"Not judged, with fewer than {verdict.settings.class_rows} held-out rows: {listed}.")
+        blocks.append(f"Not compared, with fewer than {decision.settings.class_rows} held-out rows: {listed}.")
     return blocks
 
 
-def _shown(verdict: GateDecision) -> list[Comparison]:
+def _shown(decision: GateDecision) -> list[Comparison]:
     """The classes that lose, and for each classifier those that come nearest to it."""
     found = []
-    for name in dict.fromkeys(one.classifier for one in verdict.comparisons):
-        classes = [one for one in verdict.comparisons if one.classifier == name and one.group is not None]
+    for name in dict.fromkeys(one.classifier for one in decision.comparisons):
+        classes = [one for one in decision.comparisons if one.classifier == name and one.group is not None]
         classes.sort(key=lambda one: one.difference)
         down = [one for one in classes if not one.loses and one.difference < 0]
         found += [one for one in classes if one.loses] + down[:WORST]
@@ -86,8 +86,8 @@ def _table(title: str, rows: Sequence[Comparison]) -> str:
 def _line(one: Comparison) -> str:
     name = one.classifier if one.group is None else f"{_cell(one.group)} ({one.classifier})"
     numbers = f"{one.old_accuracy:.1%} | {one.new_accuracy:.1%} | {_points(one.difference)}"
-    spread = f"{_points(one.low)} to {_points(one.high)}"
-    return f"| {name} | {one.rows:,} | {numbers} | {spread} | {one.gained} | {one.lost} | {'loses' * one.loses} |"
+    interval = f"{_points(one.low)} to {_points(one.high)}"
+    return f"| {name} | {one.rows:,} | {numbers} | {interval} | {one.gained} | {one.lost} | {'loses' * one.loses} |"
 
 
 def _points(difference: float) -> str:

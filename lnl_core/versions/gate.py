@@ -1,7 +1,7 @@
 """The promotion gate: may a version take the place of the promoted one?
 
-Both versions have answered the held-out trusted rows, by a probe and by their model (`evaluate/held_out.parquet`). On
-the rows that both have answered, with the verified labels that the new version knows, the accuracies are compared by
+Both versions have predicted the held-out trusted rows, by a probe and by their model (`evaluate/held_out.parquet`). On
+the rows that both have predicted, with the verified labels that the new version knows, the accuracies are compared by
 the paired bootstrap, over all rows and within each class of at least `class_rows` of them.
 
 **The rule.** The new version loses where, for the probe or the model, over all rows or in a class, the interval of the
@@ -18,7 +18,7 @@ older one.
 most `false_alarms`, whatever the number of classes. Half of it is for the comparisons over all rows, half for the
 classes, and each half is divided by its number of comparisons (Bonferroni). Holm's step-down procedure refuses in
 exactly the same cases: it differs only after the first rejection, and one loss is enough to be refused. The probe
-moves with the labels, the model also with its seed and its training: the spread of trainings is not in the interval,
+moves with the labels, the model also with its seed and its training: how far trainings differ is not in the interval,
 and belongs into `tolerance` where it matters.
 """
 
@@ -83,7 +83,7 @@ class GateDecision:
     comparisons: tuple[Comparison, ...] = ()
     not_compared: Mapping[str, int] = field(default_factory=dict)  # class -> its rows, where these are too few
     notes: tuple[str, ...] = ()
-    labels: Mapping[str, Any] = field(default_factory=dict)  # how the labels differ; tells, does not judge
+    labels: Mapping[str, Any] = field(default_factory=dict)  # how the labels differ; shown, does not count
     settings: GateSettings = field(default_factory=GateSettings)
 
     @property
@@ -109,7 +109,7 @@ def gate(
         promoted: None where no version has been promoted yet: then the first one is.
         labels: how the two versions' labels differ, for the text alone.
     """
-    verdict = GateDecision(
+    decision = GateDecision(
         outcome="first",
         reason="no version has been promoted before it",
         version=version,
@@ -118,14 +118,14 @@ def gate(
         settings=settings,
     )
     if promoted is None:
-        return verdict
+        return decision
     mine, theirs = _common(new, promoted)
     if why := _not_comparable(new, promoted, len(mine), settings):
-        return replace(verdict, outcome="undecided", reason=why, rows=len(mine))
+        return replace(decision, outcome="undecided", reason=why, rows=len(mine))
     comparisons, not_compared = _compare(new, promoted, mine, theirs, settings)
     losses = [found for found in comparisons if found.loses]
     return replace(
-        verdict,
+        decision,
         outcome="refuse" if losses else "promote",
         reason=f"it loses {_where(losses)}" if losses else f"on {len(mine):,} held-out rows it loses nowhere",
         rows=len(mine),
@@ -155,7 +155,7 @@ def _not_comparable(new: HeldOutTable, promoted: HeldOutTable, rows: int, settin
             f"the two versions have {rows} held-out rows in common; with fewer than {settings.least_rows} hardly any "
             "loss could be seen: verify more rows, or set least_rows"
         )
-    if not set(new.answers) & set(promoted.answers):
+    if not set(new.predictions) & set(promoted.predictions):
         return "there is neither a probe nor a model that both versions have"
     return ""
 
@@ -164,20 +164,20 @@ def _compare(
     new: HeldOutTable, promoted: HeldOutTable, mine: Rows, theirs: Rows, settings: GateSettings
 ) -> tuple[tuple[Comparison, ...], dict[str, int]]:
     label, names = new.label[mine], new.class_names
-    both = [name for name in CLASSIFIERS if name in new.answers and name in promoted.answers]
+    both = [name for name in CLASSIFIERS if name in new.predictions and name in promoted.predictions]
     counts = np.bincount(label, minlength=len(names))
-    judged = [number for number in range(len(names)) if counts[number] >= settings.class_rows]
+    tested = [number for number in range(len(names)) if counts[number] >= settings.class_rows]
     found = []
     for name in both:
-        now = new.answers[name].label[mine] == label
-        before = promoted.answers[name].label[theirs] == label
+        now = new.predictions[name].label[mine] == label
+        before = promoted.predictions[name].label[theirs] == label
         tail = settings.false_alarms / 2 / len(both)
         found.append(_comparison(name, None, now, before, tail, settings.tolerance))
-        for number in judged:
+        for number in tested:
             rows = label == number
-            share = tail / len(judged)
+            share = tail / len(tested)
             found.append(_comparison(name, names[number], now[rows], before[rows], share, settings.class_tolerance))
-    few = {names[number]: int(counts[number]) for number in range(len(names)) if number not in set(judged)}
+    few = {names[number]: int(counts[number]) for number in range(len(names)) if number not in set(tested)}
     return tuple(found), few
 
 
@@ -220,7 +220,7 @@ def _notes(new: HeldOutTable, promoted: HeldOutTable, mine: Rows, theirs: Rows) 
         if len(table) > len(mine):
             yield f"{len(table) - len(mine):,} held-out rows are in the {what} version alone and were not compared"
     for name in CLASSIFIERS:
-        lacking = [what for what, table in (("new", new), ("promoted", promoted)) if name not in table.answers]
+        lacking = [what for what, table in (("new", new), ("promoted", promoted)) if name not in table.predictions]
         if lacking:
             yield f"the {name} was not compared: the {' and the '.join(lacking)} version has none"
     if new.about.get("encoder") != promoted.about.get("encoder"):

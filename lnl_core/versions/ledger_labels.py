@@ -2,7 +2,7 @@
 
 A row that an earlier version changed and this one keeps goes back to its observed label, so the ledger says what the
 promoted version says, whatever was promoted in between. Rows that a person has set stay as they are, and rows that are
-trusted in the version are left alone. Asked twice, nothing is appended the second time.
+trusted in the version are left alone. Run twice, it appends nothing the second time.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ class Manifest(Settings):
     held_out: Mapping[str, Any] = Field(default_factory=dict)  # scores on the held-out trusted rows
     churn: Mapping[str, Any] = Field(
         default_factory=dict
-    )  # against the parent: what the purifier told, rows that differ
+    )  # against the parent: what the purifier reported, rows that differ
     artefacts: Mapping[str, Artefact] = Field(default_factory=dict)  # path in the run -> artefact
-    verdict: Mapping[str, Any] = Field(default_factory=dict)  # of the gate, against the parent
+    gate_decision: Mapping[str, Any] = Field(default_factory=dict)  # of the gate, against the parent
     files: Mapping[str, str] = Field(default_factory=dict)  # held_out, changes -> file in the store
 
     @property
@@ -66,7 +66,7 @@ class Promotion(Settings):
     who: str
     reason: str
     time: datetime
-    verdict: Mapping[str, Any] = Field(default_factory=dict)  # of the gate, where it was asked
+    gate_decision: Mapping[str, Any] = Field(default_factory=dict)  # of the gate, where it decided
 
 
 def to_bytes(record: Manifest | Promotion) -> bytes:

@@ -1,10 +1,10 @@
 """The paired bootstrap of a difference in accuracy, in closed form.
 
-Two classifiers answer the same n rows. A row is lost (the old one was right, the new one is not), gained or neither,
+Two classifiers predict the same n rows. A row is lost (the old one was right, the new one is not), gained or neither,
 a step of -1, +1 or 0. Resampling rows with replacement (Efron and Tibshirani, An Introduction to the Bootstrap, 1993)
 is then a multinomial draw of three counts, and the sum of n independent steps has the characteristic function (p0 +
 p+ e^it + p- e^-it)^n. Its inverse Fourier transform is the distribution that infinitely many resamples would give: no
-seed, no Monte Carlo error, the same verdict every time, and tails far smaller than 1 / resamples for many classes.
+seed, no Monte Carlo error, the same decision every time, and tails far smaller than 1 / resamples for many classes.
 
 Where few rows differ the plain percentile bootstrap rejects too often: with 4 rows lost and none gained it never
 draws a gain, though heads or tails would do the same once in 16 times. So half a row is added to the lost and to the
@@ -50,7 +50,7 @@ class Bootstrap:
 
 
 def steps(new_right: npt.NDArray[np.bool_], old_right: npt.NDArray[np.bool_]) -> Steps:
-    """Count how the answers of two classifiers to the same rows [n] differ."""
+    """Count how the predictions of two classifiers for the same rows [n] differ."""
     lost, gained = int((old_right & ~new_right).sum()), int((new_right & ~old_right).sum())
     return Steps(lost=lost, gained=gained, rows=len(new_right))
 

@@ -1,4 +1,4 @@
-"""Promotion and its reversal: the gate is asked against what is promoted now, and one entry is appended."""
+"""Promotion and its reversal: the gate compares with what is promoted now, and one entry is appended."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from lnl_core.config import ConfigError
 from lnl_core.versions.decision_text import record
 from lnl_core.versions.gate import GateDecision, GateSettings
 from lnl_core.versions.manifest import Manifest, Promotion
-from lnl_core.versions.register import judge
+from lnl_core.versions.register import apply_gate
 from lnl_core.versions.store import VersionStore, Wanted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promoted:
-    """What came of asking for a promotion."""
+    """What came of a call for promotion."""
 
-    verdict: GateDecision | None = None  # None: it is promoted already, and the gate was not asked
+    decision: GateDecision | None = None  # None: it is promoted already, and the gate did not decide
     promotion: Promotion | None = None  # None: the gate refused, or it is promoted already
 
 
 def gate_decision(store: VersionStore, number: int, settings: GateSettings, against: int | None = None) -> GateDecision:
-    """The gate's verdict on a version against another one.
+    """The gate's decision on a version against another one.
 
     Args:
         against: None: the promoted one; for the promoted one itself the one that it was made after.
@@ -33,7 +33,7 @@ def gate_decision(store: VersionStore, number: int, settings: GateSettings, agai
         against = last.version if last else None
         against = manifest.parent if against == number else against
     other = None if against is None else store.version(against)
-    return judge(store, number, store.held_out(manifest), store.changes(manifest), other, settings)
+    return apply_gate(store, number, store.held_out(manifest), store.changes(manifest), other, settings)
 
 
 def promote(
@@ -48,7 +48,7 @@ def promote(
 ) -> Promoted:
     """Promote a version if the gate lets it pass, or because a person says so.
 
-    Where another version was promoted while the gate was asked, it is asked again against that one.
+    Where another version was promoted while the gate compared, it compares again, with that one.
 
     Raises:
         ConfigError: no such version, or force without a reason.
@@ -59,19 +59,19 @@ def promote(
         last = store.last_promotion()
         if last is not None and last.version == number:
             return Promoted()
-        verdict = gate_decision(store, number, settings, last.version if last else None)
-        if not (verdict.passes or force):
-            return Promoted(verdict=verdict)
+        decision = gate_decision(store, number, settings, last.version if last else None)
+        if not (decision.passes or force):
+            return Promoted(decision=decision)
         wanted = Wanted(
             version=number,
             why="person" if force else "gate",
             who=who,
-            reason=reason or verdict.reason,
+            reason=reason or decision.reason,
             time=time,
-            verdict=record(verdict),
+            gate_decision=record(decision),
         )
         if done := store.promote(wanted, last):
-            return Promoted(verdict=verdict, promotion=done)
+            return Promoted(decision=decision, promotion=done)
 
 
 def rollback(store: VersionStore, *, to: int | None, who: str, reason: str, time: datetime) -> Promotion:
@@ -97,7 +97,7 @@ def rollback(store: VersionStore, *, to: int | None, who: str, reason: str, time
             raise ConfigError(
                 f"{store.place}: version {target} was never promoted; `lnl promote {target}` asks the gate"
             )
-        wanted = Wanted(version=target, why="rollback", who=who, reason=reason, time=time, verdict={})
+        wanted = Wanted(version=target, why="rollback", who=who, reason=reason, time=time, gate_decision={})
         if done := store.promote(wanted, history[-1]):
             return done
 

@@ -1,4 +1,4 @@
-"""A finished run becomes a version: its tables are read once, the gate is asked, the manifest is written."""
+"""A finished run becomes a version: its tables are read once, the gate decides, the manifest is written."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def register(store: VersionStore, paths: Layout, card: RunCard, settings: GateSe
     def draft(number: int) -> Manifest:
         last = store.last_promotion()
         parent = store.version(last.version) if last else None
-        verdict = judge(store, number, tables.held_out, tables.changes, parent, settings)
-        return _manifest(number, paths, card, tables, artefacts, parent, verdict)
+        decision = apply_gate(store, number, tables.held_out, tables.changes, parent, settings)
+        return _manifest(number, paths, card, tables, artefacts, parent, decision)
 
     with tempfile.TemporaryDirectory(prefix="lnl-version-") as scratch:
         write_changes(Path(scratch) / "changes.parquet", tables.changes)
@@ -74,7 +74,7 @@ def register(store: VersionStore, paths: Layout, card: RunCard, settings: GateSe
         return store.add(draft, {what: path.read_bytes() for what, path in files.items()})
 
 
-def judge(
+def apply_gate(
     store: VersionStore,
     number: int,
     held_out: HeldOutTable,
@@ -82,7 +82,7 @@ def judge(
     other: Manifest | None,
     settings: GateSettings,
 ) -> GateDecision:
-    """The gate's verdict on version `number` against another one; None: nothing has been promoted."""
+    """The gate's decision on version `number` against another one; None: nothing has been promoted."""
     if other is None:
         return gate(held_out, None, settings, version=number)
     labels = difference(changes, store.changes(other))
@@ -109,9 +109,9 @@ def _manifest(
     tables: _Tables,
     artefacts: Mapping[str, Artefact],
     parent: Manifest | None,
-    verdict: GateDecision,
+    decision: GateDecision,
 ) -> Manifest:
-    told = record(verdict)
+    kept = record(decision)
     return Manifest(
         number=number,
         key="",
@@ -126,9 +126,9 @@ def _manifest(
         rows=_rows(tables.labels),
         labels_changed=sum(route == "relabel" for route in tables.changes["route"].to_pylist()),
         held_out=score_held_out(tables.held_out),
-        churn={**_scalars(paths.read_metrics("purify").get("churn") or {}), **told["labels"]},
+        churn={**_scalars(paths.read_metrics("purify").get("churn") or {}), **kept["labels"]},
         artefacts=artefacts,
-        verdict=told,
+        gate_decision=kept,
     )
 
 

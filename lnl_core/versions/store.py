@@ -2,7 +2,7 @@
 
     versions/000007.json      the manifest of version 7 (`manifest.py`), created once
     promotions/000012.json    the twelfth promotion; the last one names the promoted version
-    files/SHA256.parquet      held-out answers and label changes of the versions, named by their content
+    files/SHA256.parquet      held-out predictions and label changes of the versions, named by their content
 
 The manifest is written last: a version that was cut short leaves files that nothing names, and the next one takes its
 number. A promotion is one file: it is there or it is not. Numbers are given by whoever creates the file first, so two
@@ -38,14 +38,14 @@ RECENT = 100  # versions among which a run is looked for before it is registered
 
 @dataclass(frozen=True)
 class Wanted:
-    """A promotion that is asked for."""
+    """A promotion that is wanted."""
 
     version: int
     why: Why
     who: str
     reason: str
     time: datetime
-    verdict: Mapping[str, Any]
+    gate_decision: Mapping[str, Any]
 
 
 class VersionStore:
@@ -126,7 +126,7 @@ class VersionStore:
             who=wanted.who,
             reason=wanted.reason,
             time=wanted.time,
-            verdict=wanted.verdict,
+            gate_decision=wanted.gate_decision,
         )
         done = self.place.put_new(f"promotions/{promotion.number:06d}.json", to_bytes(promotion))
         return promotion if done else None

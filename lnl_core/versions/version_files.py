@@ -90,7 +90,7 @@ class S3Files:
 
 
 def open_version_files(where: str) -> VersionFiles:
-    """The shelf at a folder or at s3://bucket/prefix."""
+    """The version files at a folder or at s3://bucket/prefix."""
     return S3Files(parse_s3(where)) if is_s3(where) else FolderFiles(Path(where))
 
 

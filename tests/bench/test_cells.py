@@ -57,9 +57,9 @@ def test_a_grid_is_run_once_and_shares_the_encoder(tmp_path: Path, monkeypatch: 
     assert records[0]["noise_rate"]["true"] == pytest.approx(0.18, abs=0.02)
     assert records[0]["labels"]["before"] == records[0]["labels"]["after"]
     assert records[1]["labels"]["before"] < records[1]["labels"]["after"]
-    told: list[str] = []
-    assert run_cells(cells, tmp_path, lambda _cell, what, _record: told.append(what)) == 0
-    assert told == ["skipped"] * 4
+    reported: list[str] = []
+    assert run_cells(cells, tmp_path, lambda _cell, what, _record: reported.append(what)) == 0
+    assert reported == ["skipped"] * 4
     assert len(ran) == 4
 
 
@@ -87,7 +87,7 @@ def test_a_stopped_cell_goes_on_and_ends_where_it_would_have(tmp_path: Path, mon
     assert scores(tmp_path / "stopped") == scores(tmp_path / "whole")
 
 
-def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_cell_is_reported_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = grid(noises=("sym20", "sym50"))
     run_stage = stage_module.run_stage
 

@@ -1,4 +1,4 @@
-"""Cells of a grid: what tells two apart, what they share, and in which order the least is done twice."""
+"""Cells of a grid: what sets two apart, what they share, and in which order the least is done twice."""
 
 from __future__ import annotations
 

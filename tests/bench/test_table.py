@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lnl_core.bench.published import published_for, published_noise, source_text
-from lnl_core.bench.table import comma_separated, markdown, spread, table_rows
+from lnl_core.bench.table import comma_separated, markdown, mean_and_sd, table_rows
 from lnl_core.config import load_overlays, load_preset, preset_names
 
 INCLUSIVE = {"type": "symmetric", "rate": 0.2, "protocol": "inclusive"}
@@ -35,10 +35,10 @@ def record(best: float, last: float, seed: int = 0, **changes: Any) -> dict[str,
     return {**made, **changes}
 
 
-def test_mean_and_spread_by_hand() -> None:
-    assert spread([0.94, 0.96]) == "95.0 ± 1.4"  # 2 / sqrt(2)
-    assert spread([0.94]) == "94.0"
-    assert spread([]) == "–"
+def test_mean_and_deviation_by_hand() -> None:
+    assert mean_and_sd([0.94, 0.96]) == "95.0 ± 1.4"  # 2 / sqrt(2)
+    assert mean_and_sd([0.94]) == "94.0"
+    assert mean_and_sd([]) == "–"
 
 
 def test_the_table_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Bad input to every registered purifier and to `lnl purify`: a clear error, or an answer that is known to be sound."""
+"""Bad input to every registered purifier and to `lnl purify`: a clear error, or labels that are known to be sound."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def quick_config(name: str) -> Settings:
     return config(**{field: value for field, value in QUICK.items() if field in config.model_fields})
 
 
-def answer(name: str, task: PurifyTask, ids: list[str] | None = None) -> Purified:
+def purified(name: str, task: PurifyTask, ids: list[str] | None = None) -> Purified:
     rows = task.noisy.shape[0]
     names = string_ids(ids if ids is not None else [f"row {row}" for row in range(rows)])
     classes = tuple(map(str, range(task.classes)))
@@ -92,7 +92,7 @@ def test_a_feature_that_is_not_finite_is_named(name: str, value: float) -> None:
     features = values_of(task)
     features[77, 5] = value
     with pytest.raises(ContractError, match="noisy row with id 'row 77' holds NaN or infinity"):
-        answer(name, with_features(task, features))
+        purified(name, with_features(task, features))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,26 +101,26 @@ def test_a_trusted_feature_that_is_not_finite_is_named(name: str) -> None:
     trusted = task.trusted.copy()
     trusted[3, 0] = np.nan
     with pytest.raises(ContractError, match="trusted row with id 'trusted row 3' holds NaN"):
-        answer(name, dataclasses.replace(task, trusted=trusted))
+        purified(name, dataclasses.replace(task, trusted=trusted))
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_features_that_are_all_the_same_are_an_error(name: str) -> None:
     task, _ = digits()
     with pytest.raises(ContractError, match="all 120 noisy rows have the same feature"):
-        answer(name, with_features(task, np.full((ROWS, 64), 3.0, dtype=np.float32)))
+        purified(name, with_features(task, np.full((ROWS, 64), 3.0, dtype=np.float32)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_some_constant_features_do_no_harm(name: str) -> None:
-    """A dead unit of the encoder carries nothing: the answer stays as good as without it."""
+    """A dead unit of the encoder carries nothing: the labels stay as good as without it."""
     task, true = digits()
     constant = np.full((ROWS, 8), 1e3, dtype=np.float32)
     trusted = np.concatenate([task.trusted, constant[:TRUSTED]], axis=1)
     wide = dataclasses.replace(
         with_features(task, np.concatenate([values_of(task), constant], axis=1)), trusted=trusted
     )
-    found = answer(name, wide)
+    found = purified(name, wide)
     assert_sound(found, ROWS)
     assert (found.purified_label == true).mean() >= (task.observed == true).mean() - 0.05
 
@@ -132,7 +132,7 @@ def test_more_features_than_rows(name: str) -> None:
     extra = rng.normal(size=(ROWS + TRUSTED, 300)).astype(np.float32)
     features = np.concatenate([values_of(task), extra[:ROWS]], axis=1)
     trusted = np.concatenate([task.trusted, extra[ROWS:]], axis=1)
-    found = answer(name, dataclasses.replace(with_features(task, features), trusted=trusted))
+    found = purified(name, dataclasses.replace(with_features(task, features), trusted=trusted))
     assert features.shape[1] > ROWS + TRUSTED
     assert_sound(found, ROWS)
     assert (found.purified_label == true).mean() >= (task.observed == true).mean() - 0.05
@@ -140,21 +140,21 @@ def test_more_features_than_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_trusted_rows(name: str) -> None:
-    """An error that says what to add, or an answer."""
+    """An error that says what to add, or sound labels."""
     task, _ = digits()
     none = np.empty(0, dtype=np.int32)
     bare = dataclasses.replace(task, trusted=task.trusted[:0], trusted_label=none, trusted_observed=none)
     if name in NEEDY:
         with pytest.raises(ConfigError, match=f"{name}: needs trusted rows and there are none"):
-            answer(name, bare)
+            purified(name, bare)
     else:
-        assert_sound(answer(name, bare), ROWS)
+        assert_sound(purified(name, bare), ROWS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lacking", ["fewer trusted rows than classes", "a class without trusted rows"])
 def test_a_class_that_no_trusted_row_has(name: str, lacking: str) -> None:
-    """An error that names the class, or an answer that is no worse than the labels were."""
+    """An error that names the class, or labels that are no worse than the labels were."""
     task, true = digits()
     firsts = [int(np.flatnonzero(task.trusted_label == label)[0]) for label in (0, 1, 2)]
     keep = np.array(firsts) if lacking.startswith("fewer") else np.flatnonzero(task.trusted_label != 3)
@@ -166,9 +166,9 @@ def test_a_class_that_no_trusted_row_has(name: str, lacking: str) -> None:
     )
     if name in ALL_CLASSES:
         with pytest.raises(ConfigError, match=rf"{name}: \d of 4 classes have no trusted row \(first: class 3\)"):
-            answer(name, few)
+            purified(name, few)
         return
-    found = answer(name, few)
+    found = purified(name, few)
     assert_sound(found, ROWS)
     if name == "trusted_only":  # it learns from trusted rows alone, so it cannot know the class
         assert not (found.purified_label == 3).any()
@@ -188,7 +188,7 @@ def test_one_class_is_an_error(name: str) -> None:
         trusted_observed=np.zeros(TRUSTED, dtype=np.int32),
     )
     with pytest.raises(ConfigError, match=f"{name}: there is 1 class"):
-        answer(name, zeros)
+        purified(name, zeros)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,7 +198,7 @@ def test_one_observed_class_of_several(name: str) -> None:
     same = dataclasses.replace(
         task, observed=np.ones(ROWS, dtype=np.int32), trusted_observed=np.ones(TRUSTED, dtype=np.int32)
     )
-    assert_sound(answer(name, same), ROWS)
+    assert_sound(purified(name, same), ROWS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,11 +209,11 @@ def test_a_label_out_of_range_is_named(name: str, value: int) -> None:
     observed[11] = value
     message = rf"row 11 \(id 'row 11'\): observed label = {value}, allowed are 0 to 3"
     with pytest.raises(ContractError, match=message):
-        answer(name, dataclasses.replace(task, observed=observed))
+        purified(name, dataclasses.replace(task, observed=observed))
     verified = task.trusted_label.copy()
     verified[2] = value
     with pytest.raises(ContractError, match=rf"trusted set: row 2 .*verified label = {value}"):
-        answer(name, dataclasses.replace(task, trusted_label=verified))
+        purified(name, dataclasses.replace(task, trusted_label=verified))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -222,18 +222,18 @@ def test_duplicate_ids_are_named(name: str) -> None:
     ids = [f"row {row}" for row in range(ROWS)]
     ids[9] = "row 4"
     with pytest.raises(ContractError, match="id 'row 4' stands in rows 4 and 9"):
-        answer(name, task, ids)
+        purified(name, task, ids)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_and_labels_of_different_rows(name: str) -> None:
     task, _ = digits()
     with pytest.raises(ContractError, match="120 features, 119 observed labels"):
-        answer(name, dataclasses.replace(task, observed=task.observed[1:]))
+        purified(name, dataclasses.replace(task, observed=task.observed[1:]))
     with pytest.raises(ContractError, match="trusted set: features are 63 wide, those of the noisy rows 64"):
-        answer(name, dataclasses.replace(task, trusted=task.trusted[:, 1:]))
+        purified(name, dataclasses.replace(task, trusted=task.trusted[:, 1:]))
     with pytest.raises(ContractError, match="trusted set: 40 features, 39 verified labels"):
-        answer(name, dataclasses.replace(task, trusted_label=task.trusted_label[1:]))
+        purified(name, dataclasses.replace(task, trusted_label=task.trusted_label[1:]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +241,7 @@ def test_no_noisy_rows(name: str) -> None:
     task, _ = digits()
     empty = dataclasses.replace(with_features(task, values_of(task)[:0]), observed=task.observed[:0])
     with pytest.raises(ConfigError, match=f"{name}: there are no noisy rows"):
-        answer(name, empty)
+        purified(name, empty)
 
 
 def test_finite_features_whose_sum_overflows_are_let_through() -> None:

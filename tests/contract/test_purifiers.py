@@ -59,7 +59,7 @@ def test_never_worse_than_observed_and_finite(name: str, classes: int, noise: fl
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_answer(name: str) -> None:
+def test_same_seed_same_labels(name: str) -> None:
     task, _ = digits(4, 0.4)
     assert np.array_equal(run(name, task).soft_label, run(name, task).soft_label)
 

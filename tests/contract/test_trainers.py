@@ -42,7 +42,7 @@ QUICK = {
 methods = pytest.mark.parametrize("method", TRAINERS.names())
 
 
-def told(rate, classes):
+def given_noise(rate, classes):
     """Symmetric noise of this rate over classes of even shares."""
     transition = np.full((classes, classes), rate / (classes - 1))
     np.fill_diagonal(transition, 1 - rate)
@@ -93,7 +93,7 @@ def make_task(
         checkpoint=tmp_path / "state.pt",
         fingerprint="these settings and data",
         purpose="model",
-        noise=told(noise, classes),
+        noise=given_noise(noise, classes),
         weight=torch.linspace(0.5, 1.5, len(keep) - 60) if weighted else None,
         verified=torch.arange(len(keep) - 60) < verified if verified else None,
         sampling=sampling or Sampling(),
@@ -257,11 +257,11 @@ def test_config_round_trips_and_refuses_strangers(method):
 
 
 def test_compiled_networks_are_compiled_and_train_alike(tmp_path, monkeypatch):
-    """Only that it is asked for: compiling itself takes a compiler and a minute."""
+    """Only that it is wanted: compiling itself takes a compiler and a minute."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
     plain = train("divide_mix", make_task(tmp_path / "plain"))
     assert not compiled
-    asked = train("divide_mix", dataclasses.replace(make_task(tmp_path / "asked"), compiled=True))
+    compiled = train("divide_mix", dataclasses.replace(make_task(tmp_path / "compiled"), compiled=True))
     assert compiled == ["Classifier", "Classifier"]
-    assert plain.curve == asked.curve
+    assert plain.curve == compiled.curve

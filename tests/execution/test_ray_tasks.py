@@ -69,7 +69,7 @@ def test_no_cluster_at_the_address() -> None:
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     run = RunSettings(execution="ray", ray={"address": "127.0.0.1:1"})
     with (
-        pytest.raises(ConfigError, match=r"run\.ray\.address = '127\.0\.0\.1:1': no Ray cluster answers"),
+        pytest.raises(ConfigError, match=r"run\.ray\.address = '127\.0\.0\.1:1': no Ray cluster replies"),
         execution(run),
     ):
         pass

@@ -46,7 +46,7 @@ def node() -> str:
 
 
 class SlowEncoder:
-    """Mean and spread of each channel; leaves the name of its node beside `weights` at each batch."""
+    """Mean and deviation of each channel; leaves the name of its node beside `weights` at each batch."""
 
     fingerprint = "slow"
 

@@ -67,16 +67,16 @@ class Platform:
     def wait(self, what: Callable[[], Any], seconds: float = RUN_SECONDS, message: str = "") -> Any:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # a busy server answers late
+            with contextlib.suppress(OSError):  # a busy server replies late
                 if found := what():
                     return found
             time.sleep(1)
-        raise AssertionError(f"{message}\n{self.told()}")
+        raise AssertionError(f"{message}\n{self.newest_log()}")
 
     def completed(self, run: str) -> dict[str, Any]:
         self.wait(lambda: is_final(self.flow_run(run)), message=f"run {run} does not end")
         found = self.flow_run(run)
-        assert found["state_type"] == "COMPLETED", f"{found['state']}\n{self.told()}"
+        assert found["state_type"] == "COMPLETED", f"{found['state']}\n{self.newest_log()}"
         return found
 
     def artifact(self, run: str, key: str) -> Any:
@@ -91,13 +91,13 @@ class Platform:
         body = {"flow_runs": {"id": {"any_": [run]}}, "limit": 200}
         return {found["name"] for found in self.server.post("task_runs/filter", body)}
 
-    def told_by(self, run: str, stage: str) -> str:
+    def log_of(self, run: str, stage: str) -> str:
         """The log of the flow run that did `stage` for `run`."""
         [child] = [found for found in self.children(run) if found["parameters"]["job"]["stage"] == stage]
         body = {"logs": {"flow_run_id": {"any_": [child["id"]]}}, "limit": 200}
         return "\n".join(line["message"] for line in self.server.post("logs/filter", body))
 
-    def told(self) -> str:
+    def newest_log(self) -> str:
         """The newest lines of all runs' logs."""
         lines = self.server.post("logs/filter", {"sort": "TIMESTAMP_DESC", "limit": 60})
         return "\n".join(f"{line['timestamp']} {line['message']}" for line in reversed(lines))
@@ -158,7 +158,7 @@ def test_the_run_shows_what_it_did(platform: Platform, pools_run: str) -> None:
     assert all(platform.artifact(pools_run, f"metrics-{stage}") for stage in STAGE_NAMES)
     published = platform.seaweed.client().get_object(Bucket="lnl", Key=f"reports/{pools_run}.html")
     assert published["Body"].read().startswith(b"<!")
-    assert "lnl stage train" in platform.told_by(pools_run, "train")
+    assert "lnl stage train" in platform.log_of(pools_run, "train")
 
 
 def test_the_version_is_a_commit(platform: Platform, pools_run: str) -> None:

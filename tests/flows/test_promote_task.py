@@ -58,17 +58,17 @@ def finished_run(repository: str, base: str, run: str) -> str:
     machine = Machine()
     revision = open_run(repository, base, run, params="prepare: {dataset: crawl}\n", files={}, machine=machine)
     job = StageJob(repository=repository, revision=revision, run=run, stage="evaluate", lock={}, previous={})
-    done = run_stage_job(job, machine, tell=lambda _: None)
+    done = run_stage_job(job, machine, on_progress=lambda _: None)
     return close_run(repository, revision, run, {"evaluate": done.lock}, "done", machine)
 
 
 @flow
-async def asked(store: str, number: int, repository: str, ledger: str) -> State[str]:
+async def promotion(store: str, number: int, repository: str, ledger: str) -> State[str]:
     return await gate_and_promote(store, number, repository=repository, ledger=ledger)
 
 
 def ask(store: str, number: int, repository: str, ledger: str) -> State[str]:
-    state: State[str] = asyncio.run(asked(store, number, repository, ledger, return_state=True))
+    state: State[str] = asyncio.run(promotion(store, number, repository, ledger, return_state=True))
     return state
 
 

@@ -135,7 +135,7 @@ def test_growth_reads_and_encodes_what_is_new_and_keeps_decisions(place: Place, 
     assert place.watch().name == "NothingNew"
 
     place.add("2026-02.parquet", range(120, 150), "b.example")
-    assert place.watch().name == "Told"
+    assert place.watch().name == "Reported"
     assert place.watch().name == "ReportedBefore"
     grown = place.reclean(overrides=["train.cross_entropy.epochs=1"])
     assert grown.name in ("Promoted", "NotPromoted"), grown.message

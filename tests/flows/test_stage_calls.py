@@ -14,7 +14,7 @@ from prefect.states import Crashed
 
 from lnl_core.config import ConfigError
 from tasks import stage_calls
-from tasks.job import Progress, StageCancelled, StageDone, StageJob, Tell
+from tasks.job import OnProgress, Progress, StageCancelled, StageDone, StageJob
 from tasks.stage_calls import run_here
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -23,7 +23,7 @@ DONE = StageDone(stage="purify", lock={}, metrics={}, how="run", seconds=1.0, ma
 
 
 def in_a_flow(gpu: bool = False, *, crash: bool = False) -> StageDone:
-    """`run_here` in a flow run, which the server is told has crashed while it runs."""
+    """`run_here` in a flow run, which the server takes for crashed while it runs."""
 
     @flow(persist_result=False)
     async def one_stage() -> StageDone:
@@ -37,8 +37,8 @@ def in_a_flow(gpu: bool = False, *, crash: bool = False) -> StageDone:
 
 
 def test_what_it_did_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*_: Any, tell: Tell, **__: Any) -> StageDone:
-        tell(Progress("purify", 1, 2))
+    def run(*_: Any, on_progress: OnProgress, **__: Any) -> StageDone:
+        on_progress(Progress("purify", 1, 2))
         return DONE
 
     monkeypatch.setattr(stage_calls, "run_stage_job", run)
@@ -59,7 +59,7 @@ def test_it_stops_where_the_server_has_given_the_flow_run_up(monkeypatch: pytest
 
     def run(*_: Any, cancel: threading.Event, **__: Any) -> StageDone:
         stopped.append(cancel.wait(60))
-        raise StageCancelled("as asked")
+        raise StageCancelled("as wanted")
 
     monkeypatch.setattr(stage_calls, "run_stage_job", run)
     monkeypatch.setattr(stage_calls, "WANTED_SECONDS", 0.2)

@@ -34,7 +34,7 @@ def test_a_sweep_runs_its_cells_once_and_shows_the_table(tmp_path: Path) -> None
     assert (tmp_path / "table.md").read_text().strip() == str(artifact.data).strip()
 
 
-def test_a_failed_cell_is_told_at_the_end(tmp_path: Path) -> None:
+def test_a_failed_cell_is_reported_at_the_end(tmp_path: Path) -> None:
     broken = [*QUICK, "run.precision=float16"]  # not on a CPU
     with pytest.raises(CellFailed, match="2 of 2 cells failed: digits"):
         asyncio.run(sweep("digits", ["cross_entropy"], ["sym20", "sym50"], [0], str(tmp_path), broken))

@@ -128,7 +128,7 @@ def test_a_review_closes_the_loop(ledger: Ledger, base: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="name them with --classes"):
         apply_reviewed(ledger, path, TIME, reviewer="anna")  # no run yet says which classes there are
     done = apply_reviewed(ledger, path, TIME, reviewer="anna", class_names=NAMES)
-    assert done.unanswered == 1
+    assert done.undecided == 1
     assert done.run is not None
     rows = [tuple(row[name] for name in ("id", "from", "to", "route")) for row in ledger.changes(done.run).to_pylist()]
     assert rows == [("c", "cat", "cat", "keep"), ("d", "cat", "eel", "relabel")]
@@ -233,13 +233,13 @@ def test_images_by_a_table_of_paths_and_what_is_missing(ledger: Ledger, base: Pa
     for name in "abc":
         (tmp_path / "images" / f"{name}.png").write_text(name)
     table = current_labels(ledger, base)
-    told = tmp_path / "paths.csv"
-    told.write_text("id,path\na,a.png\nb,b.png\nc,c.png\n")
+    paths_csv = tmp_path / "paths.csv"
+    paths_csv.write_text("id,path\na,a.png\nb,b.png\nc,c.png\n")
     with pytest.raises(ContractError, match="has no path for id 'd'"):
-        image_paths(table, tmp_path / "images", told, "id", "path")
-    told.write_text("id,path\na,a.png\nb,b.png\nc,c.png\nd,d.png\n")
+        image_paths(table, tmp_path / "images", paths_csv, "id", "path")
+    paths_csv.write_text("id,path\na,a.png\nb,b.png\nc,c.png\nd,d.png\n")
     with pytest.raises(ContractError, match=r"d\.png: no such image, wanted for id 'd'"):
-        image_paths(table, tmp_path / "images", told, "id", "path")
+        image_paths(table, tmp_path / "images", paths_csv, "id", "path")
     (tmp_path / "images" / "d.png").write_text("d")
-    found = image_paths(table, tmp_path / "images", told, "id", "path")
+    found = image_paths(table, tmp_path / "images", paths_csv, "id", "path")
     assert [path.read_text() for path in found] == ["a", "b", "c", "d"]

@@ -67,5 +67,5 @@ def test_wrong_labels_on_them_change_the_gates_table_alone(tmp_path: Path) -> No
         assert contents(getattr(wrong, name)) == contents(getattr(clean, name)), name
     now, before = read_held_out(wrong.held_out), read_held_out(clean.held_out)
     for classifier in ("probe", "model"):
-        assert np.array_equal(now.answers[classifier].label, before.answers[classifier].label)
+        assert np.array_equal(now.predictions[classifier].label, before.predictions[classifier].label)
         assert now.right(classifier).sum() < before.right(classifier).sum()

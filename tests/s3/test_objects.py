@@ -149,10 +149,10 @@ def test_every_refusal_names_the_path_and_the_mend_but_no_key(
         patch.setenv("AWS_PROFILE", "nobody")
         refused("no complete credentials (ProfileNotFound)")
     with monkeypatch.context() as patch, socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else replies there
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
         patch.setenv("LNL_S3_PATIENCE", "0")
-        refused("does not answer (EndpointConnectionError); check AWS_ENDPOINT_URL")
+        refused("does not reply (EndpointConnectionError); check AWS_ENDPOINT_URL")
         with pytest.raises(Unreachable):
             read_bytes(path)
         patch.setenv("AWS_ENDPOINT_URL", "http://me:hush@127.0.0.1")

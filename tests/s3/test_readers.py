@@ -152,7 +152,7 @@ def test_server_killed_in_mid_prepare(
         paths, _ = running.result(120)
     assert artefacts(paths, quarantine=False) == artefacts(undisturbed, quarantine=False)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert any(f"{s3}/set/" in text and "does not answer" in text for text in warnings)
+    assert any(f"{s3}/set/" in text and "does not reply" in text for text in warnings)
     assert len(warnings) <= 10  # not one for each of 16 threads
     secret = seaweed.environment["AWS_SECRET_ACCESS_KEY"]
     everything = caplog.text.encode() + b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

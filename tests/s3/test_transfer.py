@@ -34,15 +34,15 @@ transfer.download(sys.argv[1], Path(sys.argv[2]))
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Where the ranges begin that a download asks for, chunks of 1 MB."""
-    asked: list[int] = []
+    starts: list[int] = []
 
     def fetch(path: S3Path, start: int, length: int, *, etag: str) -> bytes:
-        asked.append(start)
+        starts.append(start)
         return read_range(path, start, length, etag=etag)
 
     monkeypatch.setattr(transfer, "CHUNK", MB)
     monkeypatch.setattr(transfer, "read_range", fetch)
-    return asked
+    return starts
 
 
 def files(folder: Path) -> list[str]:

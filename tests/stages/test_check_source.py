@@ -50,7 +50,7 @@ def test_counts_and_faults(photos: Path) -> None:
     assert sorted(photos.parent.rglob("*")) == before
 
 
-def test_a_sample_is_spread_over_the_rows(photos: Path) -> None:
+def test_a_sample_covers_the_rows_evenly(photos: Path) -> None:
     few = lines("--preset", "image_folder", "-S", f"prepare.image_folder.path={photos}", "--images", "5")
     assert (
         few["set aside of 5 images looked at"] == "1 (not-an-image 1)"

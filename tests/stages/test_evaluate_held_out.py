@@ -21,7 +21,7 @@ from lnl_core.contracts import (
     write_labels,
     write_purified,
 )
-from lnl_core.evaluate.held_out import Answers, HeldOutTable, read_held_out, score_held_out, write_held_out
+from lnl_core.evaluate.held_out import HeldOutPredictions, HeldOutTable, read_held_out, score_held_out, write_held_out
 from lnl_core.features.shards import ShardKey, write_shard
 from lnl_core.images.store import load_images
 from lnl_core.layout import Layout
@@ -73,7 +73,7 @@ def test_probe_and_model_predict_the_held_out_rows_alone(digits_run: Callable[..
     assert scores["probe"]["accuracy"] > 0.75  # pixels, labels as purified
     assert scores["model"]["accuracy"] > 0.75
     assert scores["observed_accuracy"] < 0.6  # 60 % noise
-    for said in table.answers.values():
+    for said in table.predictions.values():
         assert (said.confidence > 0.1).all()
         assert (said.confidence <= 1).all()
 
@@ -87,7 +87,7 @@ def test_the_probe_follows_the_labels_of_the_version(digits_run: Callable[..., L
     write_purified(paths.purified, dataclasses.replace(purified, purified_label=worse.astype(np.int32)))
     bad, _ = evaluated(paths)
     assert bad.right("probe").sum() < good.right("probe").sum()
-    assert np.array_equal(bad.answers["model"].label, good.answers["model"].label)
+    assert np.array_equal(bad.predictions["model"].label, good.predictions["model"].label)
 
 
 def test_parts_in_another_order_than_the_ids_give_the_same_predictions(digits_run: Callable[..., Layout]) -> None:
@@ -98,14 +98,14 @@ def test_parts_in_another_order_than_the_ids_give_the_same_predictions(digits_ru
     found = sorted(paths.features.iterdir())
     found[0].rename(paths.features / "part-99999.parquet")
     other, _ = evaluated(paths)
-    assert np.array_equal(table.answers["probe"].label, other.answers["probe"].label)
+    assert np.array_equal(table.predictions["probe"].label, other.predictions["probe"].label)
 
 
 def test_without_held_out_rows_the_table_is_empty_and_says_why(digits_run: Callable[..., Layout]) -> None:
     paths = digits_run()  # has no features either, and needs none
     table, metrics = evaluated(paths)
     assert len(table) == 0
-    assert table.answers == {}
+    assert table.predictions == {}
     assert "held_out_share" in table.missing["held_out"]
     assert metrics["missing"]["held_out"] == table.missing["held_out"]
     assert metrics["held_out"] == {"rows": 0}
@@ -117,18 +117,18 @@ def test_without_a_model_the_probe_predicts_alone(digits_run: Callable[..., Layo
     for child in (paths.model / "best", paths.model / "last"):
         child.rename(paths.root / child.name)
     table, metrics = evaluated(paths)
-    assert list(table.answers) == ["probe"]
+    assert list(table.predictions) == ["probe"]
     assert table.missing == {"model": "no model was trained"}
     assert "model" not in metrics["held_out"]
 
 
 def small(**changes: Any) -> HeldOutTable:
-    said = Answers(label=np.array([0, 1, 1], np.int32), confidence=np.array([0.9, 0.8, 0.7], np.float32))
+    said = HeldOutPredictions(label=np.array([0, 1, 1], np.int32), confidence=np.array([0.9, 0.8, 0.7], np.float32))
     table = HeldOutTable(
         ids=string_ids(["b", "a", "c"]),
         label=np.array([0, 1, 0], np.int32),
         observed=np.array([1, NO_LABEL, 0], np.int32),
-        answers={"probe": said},
+        predictions={"probe": said},
         class_names=("cat", "dog"),
     )
     return dataclasses.replace(table, **changes)
@@ -139,7 +139,7 @@ def test_the_table_survives_the_disk_and_is_sorted(tmp_path: Path) -> None:
     table = read_held_out(tmp_path / "held_out.parquet")
     assert table.ids.tolist() == ["a", "b", "c"]
     assert table.observed.tolist() == [NO_LABEL, 1, 0]
-    assert table.answers["probe"].label.tolist() == [1, 0, 1]
+    assert table.predictions["probe"].label.tolist() == [1, 0, 1]
     assert table.right("probe").tolist() == [True, True, False]
 
 

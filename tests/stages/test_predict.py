@@ -154,7 +154,7 @@ def test_nothing_readable_gives_an_empty_table(model, tmp_path):
     assert len(pq.read_table(tmp_path / "out.parquet")) == 0
 
 
-def test_an_error_leaves_the_old_answer(model, folder, tmp_path, monkeypatch):
+def test_an_error_leaves_the_old_predictions(model, folder, tmp_path, monkeypatch):
     path, _ = model
     out = tmp_path / "out.csv"
     out.write_text("before")

@@ -105,7 +105,7 @@ def right(purified: Purified) -> float:
     return float((purified.purified_label == true).mean())
 
 
-def test_labels_get_better_and_trusted_rows_judge_them(paths: Layout) -> None:
+def test_labels_get_better_and_trusted_rows_measure_it(paths: Layout) -> None:
     run_stage("purify", params(epochs=10), paths)
     purified = read_purified(paths.purified)
     assert len(purified.ids) == ROWS - TRUSTED

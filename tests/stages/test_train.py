@@ -155,7 +155,7 @@ def test_row_order_of_the_tables_does_not_matter(paths):
 
 
 @pytest.mark.parametrize(("labels", "soft"), [("purified_hard", False), ("purified_soft", True), ("observed", False)])
-def test_the_method_learns_from_the_labels_asked_for(paths, monkeypatch, labels, soft):
+def test_the_method_learns_from_the_labels_of_the_settings(paths, monkeypatch, labels, soft):
     seen = spy(monkeypatch)
     run_stage("train", with_train(labels=labels), paths)
     task = seen["model"]
@@ -354,7 +354,7 @@ def test_a_checkpoint_is_a_start(paths, tmp_path):
         run_stage("train", with_train(init="checkpoint", init_checkpoint=str(tmp_path / "nowhere")), paths)
 
 
-def test_the_noise_that_a_method_is_told(paths, monkeypatch):
+def test_the_noise_that_a_method_is_given(paths, monkeypatch):
     seen = spy(monkeypatch)
     metrics = run_stage("train", PARAMS, paths)
     purified = read_purified(paths.purified)

@@ -25,7 +25,7 @@ def test_a_weighted_case_by_hand() -> None:
 
 
 def _drawn(rows: int, *, same_mistakes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """p(y | x), observed and true labels; where asked, people err as p(y | x) does and not by the true label alone."""
+    """p(y | x), observed and true labels; where wanted, people err as p(y | x) does and not by the true label alone."""
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet(np.full(3, 0.5), size=rows)
     label = np.array([rng.choice(3, p=one) for one in probabilities])

@@ -61,17 +61,17 @@ checkpoint.unlink(missing_ok=True)
 
 
 @dataclass
-class Told:
+class Events:
     """What an attempt said."""
 
-    events: list[LogLine | Progress] = field(default_factory=list)
+    seen: list[LogLine | Progress] = field(default_factory=list)
 
     def __call__(self, event: LogLine | Progress) -> None:
-        self.events.append(event)
+        self.seen.append(event)
 
     @property
     def text(self) -> str:
-        return "\n".join(event.text for event in self.events if isinstance(event, LogLine))
+        return "\n".join(event.text for event in self.seen if isinstance(event, LogLine))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Tiny:
         done: dict[str, StageDone] = {}
         for stage in ("one", "two"):
             lock = {name: one.lock for name, one in done.items()}
-            done[stage] = run_stage_job(self.job(revision, run, stage, lock, previous), machine, tell=Told())
+            done[stage] = run_stage_job(self.job(revision, run, stage, lock, previous), machine, on_progress=Events())
         return done
 
 

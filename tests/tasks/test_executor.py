@@ -25,7 +25,7 @@ from tasks.executor import (
     open_run,
     run_stage_job,
 )
-from tests.tasks.conftest import Tiny, Told, git
+from tests.tasks.conftest import Events, Tiny, git
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -52,7 +52,7 @@ def test_a_clone_of_the_version_pulls_and_runs_nothing(tiny: Tiny, tmp_path: Pat
     revision = tiny.open(machine, "run-1", one="steps: 2")
     lock = {}
     for stage in ("one", "two"):
-        lock[stage] = run_stage_job(tiny.job(revision, "run-1", stage, lock), machine, tell=Told()).lock
+        lock[stage] = run_stage_job(tiny.job(revision, "run-1", stage, lock), machine, on_progress=Events()).lock
     version = close_run(str(tiny.path), revision, "run-1", lock, "the first version", machine)
     clone = tmp_path / "clone"
     git("clone", "--quiet", str(tiny.path), str(clone), cwd=tmp_path)
@@ -66,22 +66,22 @@ def test_a_clone_of_the_version_pulls_and_runs_nothing(tiny: Tiny, tmp_path: Pat
     assert (clone / "data/two/all.txt").read_text() == "0 of 2 1 of 2 2 of 2 "
 
 
-def test_the_two_commits_of_a_run_can_be_asked_for_again(tiny: Tiny, machine: Machine, tmp_path: Path) -> None:
+def test_the_two_commits_of_a_run_can_be_made_again(tiny: Tiny, machine: Machine, tmp_path: Path) -> None:
     repository = str(tiny.path)
     files = {"data/crawl/listing.json": b"[]\n"}  # below an ignored folder
-    asked = [
+    opened = [
         open_run(repository, "main", "run-1", params="one: {}\n", files=files, machine=one)
         for one in (machine, machine, Machine(tmp_path / "other", remote=""))
     ]
-    assert len(set(asked)) == 1
-    assert git("show", f"{asked[0]}:data/crawl/listing.json", cwd=tiny.path) == "[]"
-    assert lock_of(repository, asked[0], machine) == {}
+    assert len(set(opened)) == 1
+    assert git("show", f"{opened[0]}:data/crawl/listing.json", cwd=tiny.path) == "[]"
+    assert lock_of(repository, opened[0], machine) == {}
     lock = {"one": {"cmd": "x", "params": {"params.yaml": {"one": {"rate": 1e-05}}}}}
-    closed = [close_run(repository, asked[0], "run-1", lock, "what it is", machine) for _ in range(2)]
+    closed = [close_run(repository, opened[0], "run-1", lock, "what it is", machine) for _ in range(2)]
     assert closed[0] == closed[1] == git("rev-parse", "runs/run-1", cwd=tiny.path)
     assert lock_of(repository, closed[0], machine) == lock
-    assert open_run(repository, "main", "run-1", params="", files={}, machine=machine) == asked[0]
-    assert git("rev-parse", "HEAD", cwd=tiny.path) == git("rev-parse", f"{asked[0]}~1", cwd=tiny.path)
+    assert open_run(repository, "main", "run-1", params="", files={}, machine=machine) == opened[0]
+    assert git("rev-parse", "HEAD", cwd=tiny.path) == git("rev-parse", f"{opened[0]}~1", cwd=tiny.path)
     on_top = open_run(repository, closed[0], "run-2", params="one: {}\n", files={}, machine=machine)
     assert git("rev-parse", f"{on_top}~1", cwd=tiny.path) == closed[0]  # a run may start from another's version
     assert close_run(repository, on_top, "run-2", lock, "the next", machine) not in (closed[0], on_top)
@@ -96,17 +96,17 @@ def test_names_and_revisions_that_cannot_be_are_refused(tiny: Tiny, machine: Mac
         lock_of(str(tiny.path), "0" * 40, machine)
 
 
-def test_the_previous_files_are_laid_out_for_the_stage_at_hand(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_previous_files_are_placed_for_the_stage_at_hand(tiny: Tiny, tmp_path: Path) -> None:
     machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
     old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
     elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
     revision = tiny.open(elsewhere, "run-2", two="steps: 2")
-    same, told = tiny.job(revision, "run-2", "one", {}, old), Told()
-    done = run_stage_job(same, elsewhere, tell=Told())
+    same, events = tiny.job(revision, "run-2", "one", {}, old), Events()
+    done = run_stage_job(same, elsewhere, on_progress=Events())
     assert (done.how, done.lock, done.metrics) == ("unchanged", old["one"], {"steps": 1})
-    changed = run_stage_job(tiny.job(revision, "run-2", "two", {"one": done.lock}, old), elsewhere, tell=told)
+    changed = run_stage_job(tiny.job(revision, "run-2", "two", {"one": done.lock}, old), elsewhere, on_progress=events)
     assert changed.how == "run"
-    assert "two: previous ['.lnl/previous/two/all.txt', '.lnl/previous/two/metrics.json']" in told.text
+    assert "two: previous ['.lnl/previous/two/all.txt', '.lnl/previous/two/metrics.json']" in events.text
 
 
 def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_pa
     machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
     old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
     revision = tiny.open(machine, "run-2", one="steps: 3")
-    one = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, tell=Told())
-    two = run_stage_job(tiny.job(revision, "run-2", "two", {"one": one.lock}, old), machine, tell=Told())
+    one = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, on_progress=Events())
+    two = run_stage_job(tiny.job(revision, "run-2", "two", {"one": one.lock}, old), machine, on_progress=Events())
     assert (one.how, two.how) == ("run", "run")
     made = {out["path"]: out["md5"] for out in one.lock["outs"]}
     read = {dep["path"]: dep["md5"] for dep in two.lock["deps"] if dep["path"] in made}
@@ -125,11 +125,11 @@ def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_pa
 
 def test_a_previous_version_that_is_gone_is_done_without(tiny: Tiny, tmp_path: Path) -> None:
     old = {name: one.lock for name, one in tiny.run(Machine(tmp_path / "lost", remote=""), "run-1").items()}
-    machine, told = Machine(tmp_path / "machine", remote=str(tmp_path / "remote")), Told()
+    machine, events = Machine(tmp_path / "machine", remote=str(tmp_path / "remote")), Events()
     revision = tiny.open(machine, "run-2")
-    done = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, tell=told)
+    done = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, on_progress=events)
     assert (done.how, done.lock) == ("run", old["one"])
-    assert "going on without the previous version" in told.text
+    assert "going on without the previous version" in events.text
 
 
 def test_runs_at_once_share_the_cache_and_do_not_mix(tiny: Tiny, machine: Machine) -> None:
@@ -148,7 +148,7 @@ def test_two_attempts_at_one_stage_of_a_run_take_turns(tiny: Tiny, machine: Mach
     revision = tiny.open(machine, "run-1", one="steps: 5")
     job = tiny.job(revision, "run-1", "one", {})
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda _: run_stage_job(job, machine, tell=Told()), range(2)))
+        done = list(pool.map(lambda _: run_stage_job(job, machine, on_progress=Events()), range(2)))
     assert sorted(one.how for one in done) == ["restored", "run"]
 
 
@@ -160,15 +160,15 @@ def test_the_stage_runs_the_code_of_its_worktree(tiny: Tiny, machine: Machine) -
     (tiny.path / "stage.py").write_text(code + (tiny.path / "stage.py").read_text(), encoding="utf-8")
     git("add", "--all", cwd=tiny.path)
     git("commit", "--quiet", "--message", "a package of its own", cwd=tiny.path)
-    told = Told()
-    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=told)
-    assert "the code of this commit" in told.text
+    events = Events()
+    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, on_progress=events)
+    assert "the code of this commit" in events.text
 
 
 def test_files_of_a_version_are_fetched_by_name(tiny: Tiny, tmp_path: Path) -> None:
     machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
     revision = tiny.open(machine, "run-1")
-    done = run_stage_job(tiny.job(revision, "run-1", "one", {}), machine, tell=Told())
+    done = run_stage_job(tiny.job(revision, "run-1", "one", {}), machine, on_progress=Events())
     version = close_run(str(tiny.path), revision, "run-1", {"one": done.lock}, "half a run", machine)
     elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
     found = fetch_outputs(str(tiny.path), version, elsewhere, ["metrics", "report"], tmp_path / "files")
@@ -184,12 +184,12 @@ def test_a_stage_says_what_it_does_and_how_far_it_is(tiny: Tiny, machine: Machin
     code = say.format(str(Path(__file__).parents[2])) + (tiny.path / "stage.py").read_text()
     (tiny.path / "stage.py").write_text(code, encoding="utf-8")
     git("commit", "--quiet", "--all", "--message", "with progress", cwd=tiny.path)
-    told = Told()
-    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=told)
-    progress = [event for event in told.events if isinstance(event, Progress)]
+    events = Events()
+    run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, on_progress=events)
+    progress = [event for event in events.seen if isinstance(event, Progress)]
     assert progress[0].done < 3
     assert progress[-1] == Progress("counting", 3, 3, "rows")
-    assert LogLine("one: from step 0") in told.events
+    assert LogLine("one: from step 0") in events.seen
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, ConfigError), (3, ContractError), (1, StageFailed)])
@@ -204,7 +204,7 @@ def test_the_stages_own_error_comes_back(tiny: Tiny, machine: Machine, code: int
     git("add", "--all", cwd=tiny.path)
     git("commit", "--quiet", "--message", "a stage that fails", cwd=tiny.path)
     with pytest.raises(error, match="no such method"):
-        run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, tell=Told())
+        run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, on_progress=Events())
 
 
 def test_jobs_and_results_travel_as_json(tiny: Tiny, machine: Machine) -> None:

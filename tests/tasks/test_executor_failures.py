@@ -23,7 +23,7 @@ from tasks.dvc_command import remote_is_away, stage_log
 from tasks.executor import Machine, StageCancelled, StageDone, StageFailed, StageJob, run_stage_job
 from tasks.machine import attempt_lock
 from tasks.worktree import remove_stale
-from tests.tasks.conftest import Tiny, Told, make_tiny, processes_in, wait_for
+from tests.tasks.conftest import Events, Tiny, make_tiny, processes_in, wait_for
 
 LONG = "steps: 30"  # 3 s
 BIG = "steps: 1, bytes: 1000000"  # three parts of a megabyte
@@ -34,10 +34,10 @@ class Attempt:
 
     def __init__(self, job: StageJob, machine: Machine) -> None:
         self.worktree = machine.worktree(job.repository, job.run, job.stage)
-        self.cancel, self.told = threading.Event(), Told()
+        self.cancel, self.events = threading.Event(), Events()
         self._pool = ThreadPoolExecutor(1)
         self.done: Future[StageDone] = self._pool.submit(
-            run_stage_job, job, machine, tell=self.told, cancel=self.cancel
+            run_stage_job, job, machine, on_progress=self.events, cancel=self.cancel
         )
 
     @property
@@ -64,10 +64,10 @@ def check_resumes(job: StageJob, machine: Machine, undisturbed: dict[str, object
     """Nothing works in the worktree; the next attempt goes on from the checkpoint and makes the same bytes."""
     worktree = machine.worktree(job.repository, job.run, job.stage)
     wait_for(lambda: not processes_in(worktree), seconds=10)
-    step, told = int((worktree / "data/.lnl/one/step").read_text()), Told()
+    step, events = int((worktree / "data/.lnl/one/step").read_text()), Events()
     assert step >= 3
-    done = run_stage_job(job, machine, tell=told)
-    assert f"one: from step {step}" in told.text
+    done = run_stage_job(job, machine, on_progress=events)
+    assert f"one: from step {step}" in events.text
     assert (done.how, done.lock) == ("run", undisturbed)
     assert not worktree.exists()
 
@@ -80,7 +80,9 @@ def job(tiny: Tiny, machine: Machine) -> StageJob:
 def lock_of_one(folder: Path, params: str) -> dict[str, object]:
     """What an undisturbed run of stage one has in dvc.lock."""
     tiny, machine = make_tiny(folder / "tiny"), Machine(folder / "machine", remote="")
-    return run_stage_job(tiny.job(tiny.open(machine, "run", one=params), "run", "one", {}), machine, tell=Told()).lock
+    return run_stage_job(
+        tiny.job(tiny.open(machine, "run", one=params), "run", "one", {}), machine, on_progress=Events()
+    ).lock
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_cancelled(job: StageJob, machine: Machine, undisturbed: dict[str, objec
 
 def test_the_caller_is_killed(job: StageJob, machine: Machine, undisturbed: dict[str, object]) -> None:
     code = "import sys; from pathlib import Path; from tasks.executor import *\n"
-    code += f"run_stage_job(StageJob(**{asdict(job)!r}), Machine(Path({str(machine.home)!r}), ''), tell=print)"
+    code += f"run_stage_job(StageJob(**{asdict(job)!r}), Machine(Path({str(machine.home)!r}), ''), on_progress=print)"
     worktree = machine.worktree(job.repository, job.run, job.stage)
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as caller:
         wait_for(lambda: stage_log(worktree).exists() and (worktree / "data/.lnl/one/step").exists())
@@ -137,7 +139,7 @@ def test_what_a_kill_left_half_done_is_not_taken_for_an_input(tiny: Tiny, machin
         attempt.done.result(10)
     (attempt.worktree / "data/one/parts/1.txt").unlink()  # as a kill during a checkout would leave it
     (machine.cache / "files" / ".abc.tmp").write_text("half a file")
-    again = run_stage_job(replace(job), machine, tell=Told())
+    again = run_stage_job(replace(job), machine, on_progress=Events())
     assert {dep["path"]: dep["md5"] for dep in again.lock["deps"]}["data/one/parts"] == done["one"].lock["outs"][1][
         "md5"
     ]
@@ -167,12 +169,12 @@ def test_worktrees_that_nobody_uses_go(tiny: Tiny, tmp_path: Path) -> None:
     wait_for(lambda: attempt.step >= 1)
     old = time.time() - 8 * 86400
     os.utime(attempt.worktree, (old, old))
-    remove_stale(machine, str(tiny.path), Told())
+    remove_stale(machine, str(tiny.path), Events())
     assert attempt.worktree.exists()  # old, but in use
     attempt.cancel.set()
     with pytest.raises(StageCancelled):
         attempt.done.result(10)
-    remove_stale(machine, str(tiny.path), Told())
+    remove_stale(machine, str(tiny.path), Events())
     assert not attempt.worktree.exists()
     assert not attempt_lock(attempt.worktree).exists()
 
@@ -190,9 +192,9 @@ def test_s3_is_away_for_some_seconds(
     try:
         wait_for(lambda: attempt.step >= 1, seconds=60)
         seaweed.kill()
-        wait_for(lambda: "dvc push again" in attempt.told.text, seconds=90)
+        wait_for(lambda: "dvc push again" in attempt.events.text, seconds=90)
         again = Attempt(replace(job, run="run-2"), second)  # begins while it is away
-        wait_for(lambda: "dvc repro again" in again.told.text, seconds=60)
+        wait_for(lambda: "dvc repro again" in again.events.text, seconds=60)
     finally:
         seaweed.start()
     made, found = attempt.done.result(120), again.done.result(120)
@@ -221,10 +223,10 @@ def test_disk_full(tiny: Tiny, small_disk: Path, undisturbed_big: dict[str, obje
     job = tiny.job(tiny.open(machine, "run-1", one=BIG), "run-1", "one", {})
     fill(small_disk, ballast)
     with pytest.raises(StageFailed, match=rf"disk is full \(.*{small_disk}: [\d.]+ MB free"):
-        run_stage_job(job, machine, tell=Told())
+        run_stage_job(job, machine, on_progress=Events())
     assert all(file.stat().st_size >= 1_000_000 for file in (machine.cache / "files").rglob("*") if _is_part(file))
     (small_disk / "ballast").unlink()
-    assert run_stage_job(job, machine, tell=Told()).lock == undisturbed_big
+    assert run_stage_job(job, machine, on_progress=Events()).lock == undisturbed_big
     assert list(machine.cache.rglob("*.tmp")) == []
 
 

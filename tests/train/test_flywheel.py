@@ -219,7 +219,7 @@ def test_without_the_auxiliary_network_odd_tasks_train(odd, tmp_path):
     assert all(np.isfinite(value) for record in trained.curve for value in record.values())
 
 
-def test_gamma_and_the_matrix_are_told(tmp_path):
+def test_gamma_and_the_matrix_are_reported(tmp_path):
     metrics = flywheel(make_task(tmp_path), epochs=8, warmup_epochs=6).metrics
     for name in ("transition", "corruption"):
         rows = np.array(metrics[name])

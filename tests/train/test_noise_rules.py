@@ -41,11 +41,12 @@ def test_asymmetric_noise():
     assert noise_rules.elr_constants(noise_of(0.4, 10)) == (0.7, 3.0)
     assert noise_rules.elr_constants(noise_of(0.4, 100)) == (0.9, 7.0)
     assert [noise_rules.elr_lambda_ramp(noise_of(0.4, classes)) for classes in (10, 100)] == [0.0, 0.4]
-    assert [noise_rules.relabel_threshold(value) for value in (noise_of(0.4, 10), noise, noise_of(0.4, 100))] == [0.9, 0.8, 0.8]
+    thresholds = [noise_rules.relabel_threshold(value) for value in (noise_of(0.4, 10), noise, noise_of(0.4, 100))]
+    assert thresholds == [0.9, 0.8, 0.8]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_few_classes_cannot_tell_the_kinds_apart(classes):
+def test_few_classes_cannot_set_the_kinds_apart(classes):
     assert noise_of(0.3, classes, "asymmetric").kind == "symmetric"
 
 
@@ -75,7 +76,7 @@ def test_class_forget_rates_without_noise_or_class():
 
 @pytest.mark.parametrize("rate", [0.0, 0.999])
 @pytest.mark.parametrize("classes", [2, 1000])
-def test_every_rule_has_an_answer(rate, classes):
+def test_every_rule_has_a_value(rate, classes):
     noise = noise_of(rate, classes)
     assert noise_rules.lambda_u(noise) >= 0
     assert 0.1 <= noise_rules.clean_ratio(noise) <= 0.7

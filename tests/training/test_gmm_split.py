@@ -63,7 +63,7 @@ def test_scale_and_shift_of_the_losses_do_not_matter():
 
 
 @pytest.mark.parametrize("losses", [[], [0.3], [0.3, 0.3, 0.3]])
-def test_losses_that_tell_nothing_call_nothing_noisy(losses):
+def test_losses_without_information_call_nothing_noisy(losses):
     assert split_losses(np.array(losses), random_state=0).clean.tolist() == [1.0] * len(losses)
 
 

@@ -1,4 +1,4 @@
-"""Small finished runs and held-out tables whose answers a test chooses row by row."""
+"""Small finished runs and held-out tables whose predictions a test chooses row by row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lnl_core.contracts import Labels, Purified, string_ids, write_labels, write_purified
-from lnl_core.evaluate.held_out import Answers, Classifier, HeldOutTable, write_held_out
+from lnl_core.evaluate.held_out import Classifier, HeldOutPredictions, HeldOutTable, write_held_out
 from lnl_core.files import write_json
 from lnl_core.layout import Layout
 
@@ -29,7 +29,7 @@ def held_out_table(right: Right, label: np.ndarray, **changes: Any) -> HeldOutTa
         "ids": string_ids([f"held-{row:04d}" for row in range(len(label))]),
         "label": label.astype(np.int32),
         "observed": label.astype(np.int32),
-        "answers": {name: Answers(label=answer, confidence=confidence) for name, answer in said.items()},
+        "predictions": {name: HeldOutPredictions(label=each, confidence=confidence) for name, each in said.items()},
         "class_names": NAMES,
         "about": {"encoder": "one"},
     }
@@ -50,7 +50,7 @@ def make_run(tmp_path: Path) -> Callable[..., Layout]:
 
 
 def write_run(root: Path, labels: Mapping[str, str] | None = None, wrong: int = 30, rows: int = 300) -> Layout:
-    """Twelve train rows, four trusted ones, and `rows` held-out ones, of which `wrong` get a wrong answer."""
+    """Twelve train rows, four trusted ones, and `rows` held-out ones, of which `wrong` get a wrong prediction."""
     paths = Layout(root)
     _write_tables(paths, labels or {}, rows)
     label = np.arange(rows) % len(NAMES)

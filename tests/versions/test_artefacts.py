@@ -38,9 +38,9 @@ def test_hashes_are_those_that_dvc_writes_into_its_lock(tmp_path: Path) -> None:
     dvc(tmp_path, "init", "--no-scm", "--quiet")
     dvc(tmp_path, "commit", "--force", "--quiet")
     lock = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]
-    told, found = artefacts_of_lock(lock), artefacts_of_folder(paths)
-    assert list(told) == ["train/curves.csv", "train/metrics.json", "train/model"]
-    assert found == told
+    locked, found = artefacts_of_lock(lock), artefacts_of_folder(paths)
+    assert list(locked) == ["train/curves.csv", "train/metrics.json", "train/model"]
+    assert found == locked
     assert found["train/model"].files == 3
 
 

@@ -60,8 +60,8 @@ def test_first_better_and_worse(store: VersionStore, add: Add) -> None:
     assert ask(store, 2).promotion is not None
     refused = ask(store, 3)
     assert refused.promotion is None
-    assert refused.verdict is not None
-    assert refused.verdict.outcome == "refuse"
+    assert refused.decision is not None
+    assert refused.decision.outcome == "refuse"
     assert promoted(store) == 2
     history = store.promotions()
     assert [(entry.version, entry.previous, entry.why, entry.who) for entry in history] == [
@@ -80,10 +80,10 @@ def test_a_person_may_overrule_the_gate_with_a_reason(store: VersionStore, add: 
     done = ask(store, 2, force=True, reason="the eels were wrong before")
     assert done.promotion is not None
     assert (done.promotion.why, done.promotion.reason) == ("person", "the eels were wrong before")
-    assert done.promotion.verdict["outcome"] == "refuse"
+    assert done.promotion.gate_decision["outcome"] == "refuse"
 
 
-def test_asked_twice_it_is_promoted_once(store: VersionStore, add: Add) -> None:
+def test_called_twice_it_is_promoted_once(store: VersionStore, add: Add) -> None:
     add()
     assert ask(store, 1).promotion is not None
     assert ask(store, 1) == Promoted()
@@ -96,13 +96,13 @@ def test_without_held_out_rows_nothing_replaces_the_promoted_version(store: Vers
     assert ask(store, 1).promotion is not None
     refused = ask(store, 2)
     assert refused.promotion is None
-    assert refused.verdict is not None
-    assert refused.verdict.outcome == "undecided"
+    assert refused.decision is not None
+    assert refused.decision.outcome == "undecided"
     settings = GateSettings(undecided="promote")
     assert promote(store, 2, settings, **ANNA).promotion is not None  # type: ignore[arg-type]
 
 
-def test_the_verdict_can_be_asked_against_any_version(store: VersionStore, add: Add) -> None:
+def test_the_gate_compares_with_any_version(store: VersionStore, add: Add) -> None:
     add(wrong=10)
     add(wrong=12)
     add(wrong=14)

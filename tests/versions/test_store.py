@@ -38,9 +38,9 @@ def add(store: VersionStore, paths: Layout, run: str) -> int:
 
 
 def files_of(where: str) -> dict[str, bytes]:
-    shelf = open_version_files(where)
-    names = [name for folder in ("versions", "promotions", "files") for name in shelf.names(folder)]
-    return {name: shelf.read(name) for name in names}
+    files = open_version_files(where)
+    names = [name for folder in ("versions", "promotions", "files") for name in files.names(folder)]
+    return {name: files.read(name) for name in names}
 
 
 def test_a_version_comes_back_as_it_went_in(where: str, make_run: Make) -> None:
@@ -54,7 +54,7 @@ def test_a_version_comes_back_as_it_went_in(where: str, make_run: Make) -> None:
     assert found.labels_changed == 1
     assert found.held_out["probe"]["right"] == 270
     assert found.churn == {"flips": 3, "flip_share": 0.25}
-    assert found.verdict["outcome"] == "first"
+    assert found.gate_decision["outcome"] == "first"
     assert len(store.held_out(found)) == 300
     changed = store.changes(found).to_pylist()
     assert [(row["id"], row["from"], row["to"], row["route"]) for row in changed] == [
@@ -93,7 +93,7 @@ def test_promotions_at_once_are_one_after_the_other(where: str, make_run: Make) 
     history = store.promotions()
     assert [entry.number for entry in history] == [1, 2, 3]
     assert [entry.previous for entry in history] == [None, history[0].version, history[1].version]
-    assert history[-1].verdict["against"] == history[1].version  # asked again against what was promoted meanwhile
+    assert history[-1].gate_decision["against"] == history[1].version  # compared again with what was promoted meanwhile
 
 
 def test_nothing_is_ever_overwritten_or_removed(where: str, make_run: Make) -> None:
@@ -130,7 +130,7 @@ def _add_and_die(where: str, root: Path, stop_after: int) -> None:
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
 def test_a_kill_between_two_files_leaves_a_whole_store(tmp_path: Path, make_run: Make, stop_after: int) -> None:
-    """After the held-out answers, the changes, the manifest: what was promoted stays, and the same call finishes it."""
+    """After the held-out table, the changes, the manifest: what was promoted stays, and the same call finishes it."""
     where = str(tmp_path / "store")
     store = VersionStore.open(where)
     add(store, make_run("a"), "a")

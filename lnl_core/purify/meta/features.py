@@ -2,8 +2,8 @@
 
 Trusted rows are assigned to folds, and so are the noisy rows that are learnt from. Each fold has a student and a
 corrector of its own that see neither its trusted nor its noisy rows, so everything that they predict is out of sample:
-the epoch and the kind of posterior are chosen on trusted rows that were held out, and no label is corrected by a network
-that learned it. Rows outside the sample are predicted by the mean over the folds.
+the epoch and the kind of posterior are chosen on trusted rows that were held out, and no network corrects a label
+that it learned. Rows outside the sample are predicted by the mean over the folds.
 
 Held in memory: a uniform sample of at most `sample_rows` rows in float32, twice while a fold learns, and n x K scores.
 Features stream two or three times: sample, student's predictions, teacher's where these are chosen.

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions on trusted rows: what a fit may see of them, and what stands in for an unknown observed label."""
+"""Out-of-fold predictions on trusted rows: what a fit may see of them, and what replaces an unknown observed label."""
 
 from __future__ import annotations
 
