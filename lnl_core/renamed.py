@@ -5,6 +5,7 @@ CHANGELOG.md lists all of it under "Renamed"; tests/test_renamed.py holds the tw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,17 +26,23 @@ SETTINGS: Mapping[str, str] = {  # old setting -> new one
     **{f"purify.dmlp.{name}": f"purify.ipc_ensemble.{name}" for name in _ENSEMBLE},
     **{f"purify.{name}.answer": f"purify.{name}.posterior" for name in ("emlc", "mlc", "mslc")},
     "purify.dmlp.published": "purify.dmlp",  # its fields stand in the section itself
+    "inject.instance.spread": "inject.instance.rate_std",
 }
 VALUES: Mapping[tuple[str, str], str] = {  # (field, old value) -> what to write
     ("mode", "reference"): "released",
     ("purify.dmlp.mode", "fixed"): "purify.method: ipc_ensemble",
 }
-METRICS: Mapping[str, str] = {  # key in metrics.json
+METRICS: Mapping[str, str] = {  # key in metrics.json and in a protocol card; stem of a plot's CSV
     "voices": "members",
     "voice": "member",
     "answer": "posterior",
+    "belief": "predicted",
+    "told_error": "noise_estimate_error",
+    "rate_asked": "nominal_rate",
 }
-COLUMNS: Mapping[str, str] = {}  # of Parquet and CSV tables
+COLUMNS: Mapping[str, str] = {"belief": "predicted"}  # of a training trace
+_KEYED_BY_NAMES = re.compile("._(per|by)_")  # of classes, sources, shards
+VERSION_FIELDS: Mapping[str, str] = {"verdict": "gate_decision"}  # of a version store's JSON files
 
 
 def new_setting(key: str) -> str:
@@ -57,9 +64,12 @@ def new_value(key: str, value: object) -> str:
 
 
 def with_new_keys(metrics: Any) -> Any:
-    """A JSON value with the present names of all keys, at any depth."""
+    """A JSON value with the present names of all keys, at any depth; below `*_per_*` and `*_by_*` stand a user's."""
     if isinstance(metrics, dict):
-        return {METRICS.get(key, key): with_new_keys(value) for key, value in metrics.items()}
+        return {
+            METRICS.get(key, key): value if _KEYED_BY_NAMES.search(key) else with_new_keys(value)
+            for key, value in metrics.items()
+        }
     if isinstance(metrics, list):
         return [with_new_keys(value) for value in metrics]
     return metrics

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from lnl_core import renamed
 from lnl_core.cli.app import app
 from lnl_core.config import ConfigError, load_params
-from lnl_core.contracts import read_purified
+from lnl_core.contracts import read_labels, read_purified
 from lnl_core.crawl.reclean import reclean
 from lnl_core.layout import Layout
 from lnl_core.ledger.store import Ledger
 from lnl_core.stages.chain import run_chain
 from lnl_core.stages.stage import check_params
 from lnl_core.training.training_trace import read_trace
+from lnl_core.versions.store import VersionStore
 
 REPOSITORY = Path(__file__).parents[1]
 OLD = Path(__file__).parent / "fixtures" / "before_renaming"
@@ -77,7 +78,8 @@ def test_an_old_option_of_the_command_is_refused_with_its_new_name(old: Path) ->
 
 def test_every_old_name_stands_in_the_changelog() -> None:
     text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8").partition("### Renamed")[2].partition("\n## ")[0]
-    names = [*renamed.SETTINGS, *renamed.METRICS, *renamed.COLUMNS, *(value for _, value in renamed.VALUES)]
+    names = [*renamed.SETTINGS, *renamed.METRICS, *renamed.COLUMNS, *renamed.VERSION_FIELDS]
+    names += [value for _, value in renamed.VALUES]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
@@ -85,11 +87,14 @@ def test_new_keys_at_any_depth() -> None:
     assert renamed.with_new_keys({"voices": [{"voice": "IPC", "weight": 1.0}]}) == {
         "members": [{"member": "IPC", "weight": 1.0}]
     }
+    classes = {"trusted_per_class": {"voice": 3}, "rows_by_source": {"answer": 2}}
+    assert renamed.with_new_keys(classes) == classes
 
 
 def test_an_old_run_is_reported(old: Path) -> None:
     """Metrics, plots and trace are read under their old names."""
     paths = Layout(old / "run")
+    assert "nominal_rate" in read_labels(paths.labels).protocol
     assert {"member", "weight"} <= paths.read_metrics("purify")["members"][0].keys()
     assert read_trace(next(iter(sorted(paths.train_trace.glob("*.parquet"))))).predicted is not None
     lnl("report", "--root", "run")
@@ -100,6 +105,7 @@ def test_an_old_run_is_reported(old: Path) -> None:
 def test_an_old_ledger_and_old_versions_are_read(old: Path) -> None:
     assert [run.name for run in Ledger(old / "ledger").runs()] == ["000001-dmlp"]
     assert "000001-dmlp" in lnl("labels", "list", "--ledger", "ledger")
+    assert VersionStore.open("versions").version(2).gate_decision["outcome"] == "undecided"
     listed = lnl("versions", "list", "--store", "versions").splitlines()
     assert [line.split()[0] for line in listed if line.split()[0] in ("1", "2", "*")] == ["1", "*"]
     shown = lnl("versions", "show", "2", "--store", "versions", "--against", "1")

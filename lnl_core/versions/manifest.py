@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lnl_core.config import ConfigError, Settings, parse
 from lnl_core.contracts import ContractError
+from lnl_core.renamed import VERSION_FIELDS
 
 FORMAT: Literal[1] = 1
 Why = Literal["gate", "person", "rollback"]
@@ -84,6 +85,8 @@ def from_bytes(kind: type[Record], data: bytes, where: str) -> Record:
         values = json.loads(data)
         if isinstance(values, dict) and values.get("format") != FORMAT:
             raise ContractError(f"{where}: format {values.get('format')!r}, this lnl reads {FORMAT}; use a newer lnl")
+        if isinstance(values, dict):
+            values = {VERSION_FIELDS.get(name, name): value for name, value in values.items()}
         return parse(kind, values, where)
     except (json.JSONDecodeError, ConfigError) as error:
         raise ContractError(f"{where}: not a record of a version store ({error}); restore it from a backup") from error
