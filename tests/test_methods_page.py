@@ -26,7 +26,7 @@ def test_every_method_has_its_place(registry: Registry[object], form: str) -> No
 
 def test_modes_of_divide_mix() -> None:
     rows = {line.split("|")[1].strip(" `"): line for line in PAGE.splitlines() if line.startswith("| `")}
-    for mode, column in (("paper", 2), ("reference", 3), ("fixed", 4)):
+    for mode, column in (("paper", 2), ("released", 3), ("fixed", 4)):
         for field, value in MODES[mode].items():
             cell = rows[field].split("|")[column].strip()
             assert cell.startswith(str(value).lower()), f"{field} in mode {mode} is {value!r}, not {cell!r}"

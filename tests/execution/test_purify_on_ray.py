@@ -41,7 +41,7 @@ def results(paths: Layout) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("rows", [500, 2000], ids=["a sample of rows", "every row is in the sample"])
 def test_the_same_bytes(paths: Layout, on_cluster: dict[str, Any], rows: int) -> None:
-    purify = {"purify": {"dmlp": LOCAL["purify"]["ipc_ensemble"] | {"eac_rows": rows}}}
+    purify = {"purify": {"ipc_ensemble": LOCAL["purify"]["ipc_ensemble"] | {"eac_rows": rows}}}
     run_stage("purify", LOCAL | purify, paths)
     local = results(paths)
     metrics = run_stage("purify", LOCAL | purify | {"run": on_cluster}, paths)

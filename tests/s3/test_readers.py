@@ -21,6 +21,7 @@ from lnl_core.contracts import ContractError, read_quarantine
 from lnl_core.s3 import anywhere, delete, seekable, write_bytes
 from lnl_core.stages import chain
 from lnl_core.stages import prepare as stage
+from lnl_core.stages import prepare_dataset
 from lnl_core.stages.stage import shared_settings
 from tests.s3.local_and_s3 import artefacts, digit_files, lay, prepare, send
 
@@ -163,7 +164,7 @@ def test_server_killed_in_mid_prepare(
 def _signal_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set inside the second shard of images; the reading then waits a moment, so that the kill comes first."""
     middle = threading.Event()
-    write, shards = stage.write_shard, []
+    write, shards = prepare_dataset.write_shard, []
 
     def watched(images: Iterator[Any]) -> Iterator[Any]:
         for number, image in enumerate(images):
@@ -176,5 +177,5 @@ def _signal_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         shards.append(path)
         return write(path, ids, watched(images), name)
 
-    monkeypatch.setattr(stage, "write_shard", write_shard)
+    monkeypatch.setattr(prepare_dataset, "write_shard", write_shard)
     return middle

@@ -197,10 +197,11 @@ def test_the_stages_own_error_comes_back(tiny: Tiny, machine: Machine, code: int
     graph = (tiny.path / "dvc.yaml").read_text().replace("python stage.py one", "lnl stage one")
     (tiny.path / "dvc.yaml").write_text(graph, encoding="utf-8")
     package = tiny.path / "lnl_core"  # `lnl` finds the worktree's package first
-    package.mkdir()
-    (package / "__init__.py").touch()
+    for folder in (package, package / "cli"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
     fails = f"import sys\ndef main():\n    sys.stderr.write('purify.method: no such method\\n')\n    sys.exit({code})\n"
-    (package / "cli.py").write_text(fails, encoding="utf-8")
+    (package / "cli" / "app.py").write_text(fails, encoding="utf-8")
     git("add", "--all", cwd=tiny.path)
     git("commit", "--quiet", "--message", "a stage that fails", cwd=tiny.path)
     with pytest.raises(error, match="no such method"):
