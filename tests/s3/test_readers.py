@@ -19,9 +19,8 @@ from dev.seaweed import Seaweed
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError, read_quarantine
 from lnl_core.s3 import anywhere, delete, seekable, write_bytes
-from lnl_core.stages import chain
+from lnl_core.stages import chain, prepare_dataset
 from lnl_core.stages import prepare as stage
-from lnl_core.stages import prepare_dataset
 from lnl_core.stages.stage import shared_settings
 from tests.s3.local_and_s3 import artefacts, digit_files, lay, prepare, send
 
