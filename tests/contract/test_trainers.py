@@ -262,6 +262,6 @@ def test_compiled_networks_are_compiled_and_train_alike(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
     plain = train("divide_mix", make_task(tmp_path / "plain"))
     assert not compiled
-    compiled = train("divide_mix", dataclasses.replace(make_task(tmp_path / "compiled"), compiled=True))
+    with_compile = train("divide_mix", dataclasses.replace(make_task(tmp_path / "compiled"), compiled=True))
     assert compiled == ["Classifier", "Classifier"]
-    assert plain.curve == compiled.curve
+    assert plain.curve == with_compile.curve
