@@ -31,6 +31,7 @@ import yaml
 
 from dev.chaos_checks import Check, check_all
 from dev.chaos_driver import Driver, Supervisor, write_job
+from dev.chaos_outcome import Event, Outcome
 from dev.prefect_server import PrefectServer, Worker
 from dev.seaweed import Seaweed
 from tasks.base_commit import read_base
@@ -54,16 +55,6 @@ MOST_HITS = 4  # kills of one stage, fewer than the retries of its task: what is
 WORKER_RETURNS = 5.0  # seconds until the supervisor starts it again
 RUN_SECONDS = 3000.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-@dataclass(frozen=True)
-class Event:
-    """One thing that the monkey did."""
-
-    seconds: float
-    kind: str
-    stage: str
-    what: str
 
 
 @dataclass
@@ -188,21 +179,6 @@ def current_stage(homes: Mapping[str, Path]) -> str | None:
             if folder.is_relative_to(root) and len(folder.relative_to(root).parts) >= 2:
                 return folder.relative_to(root).parts[1].rpartition(".")[2]
     return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What the disturbed run left, for the checks."""
-
-    run: str
-    state: str
-    seconds: float
-    events: list[Event]
-    attempts: dict[str, int]  # flow runs of each stage; without Prefect, calls of the executor
-    lock: Lock
-    origin: Path
-    homes: Mapping[str, Path]
-    executions: list[tuple[float, str]]  # when each stage's command really started
 
 
 def undisturbed(origin: Path, folder: Path, settings: list[str]) -> Lock:

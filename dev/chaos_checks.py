@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
+from dev.chaos_outcome import Outcome
 from dev.seaweed import Seaweed
 from tasks.stage import STAGE_RETRIES
-
-if TYPE_CHECKING:
-    from dev.chaos import Outcome
 
 LEAST_KILLS, LEAST_OUTAGES = 20, 3
 MUST_BE_EQUAL = ("data/purify/purified.parquet", "data/features/parts", "data/pretrain/encoder", "data/train/model")
