@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lnl_core.renamed import new_setting, new_value
 
@@ -33,6 +33,19 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, no unknown keys, defaults checked too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class ModeSettings(Settings):
+    """Settings with a field `mode`; `modes` has what each mode sets of the fields that the user leaves out."""
+
+    modes: ClassVar[Mapping[str, Mapping[str, Any]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_mode(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**cls.modes.get(str(values.get("mode", cls.model_fields["mode"].default)), {}), **values}
 
 
 class RaySettings(Settings):

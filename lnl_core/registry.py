@@ -84,6 +84,14 @@ class Registry(Generic[T]):
             raise ConfigError(unknown_name(self.kind, name, self._entries))
         return self._entries[name]
 
+    def known(self, name: str) -> str:
+        """`name` itself, for a setting that names an entry.
+
+        Raises:
+            ConfigError: as `get`.
+        """
+        return self.get(name).name
+
     def _load(self) -> None:
         if self._loaded:
             return

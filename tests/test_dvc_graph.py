@@ -26,6 +26,7 @@ from lnl_core.layout import STAGE_NAMES, Layout
 from lnl_core.registry import Registry
 from lnl_core.stages.stage import Stage, run_stage, stage_named
 from tasks.graph import read_graph
+from tests.run_dvc import run_dvc
 
 REPOSITORY = Path(__file__).parents[1]
 DVC_YAML = REPOSITORY / "dvc.yaml"
@@ -201,16 +202,7 @@ def dvc(folder: Path, *arguments: str) -> str:
         "DO_NOT_TRACK": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_dvc(folder, environment, *arguments)
 
 
 def stages_run(output: str) -> list[str]:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from lnl_core.config import Settings
+from lnl_core.config import ModeSettings
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.meta.features import purify_on_features
 from lnl_core.purify.meta.folds import FeatureSettings, Heads
@@ -43,6 +43,7 @@ from lnl_core.purify.meta.training import MetaSchedule
 from lnl_core.purify.task import Purification, PurifyTask
 
 PUBLISHED: dict[str, Any] = {
+    "k": 1,
     "epochs": 15,  # CIFAR, Sec. 4.1
     "min_steps": 0,
     "cosine": False,
@@ -63,6 +64,7 @@ MODES: dict[str, dict[str, Any]] = {
     "released": PUBLISHED
     | {"k": 5, "gate_supervision": False, "jvp_joined": "reversed", "trusted_in_noisy": True},  # its CIFAR settings
     "fixed": {
+        "k": 1,
         "epochs": 4,  # of 49,000 rows; the third is as good on held-out rows
         "min_steps": 400,  # of 1500 rows: at 200 the held-out loss is still falling
         "cosine": True,
@@ -82,13 +84,15 @@ MODES: dict[str, dict[str, Any]] = {
 HIDDEN_LAYER = {"weight_decay": 5e-4, "classifier_decay": 5e-4}  # what shrinks a linear head stops a hidden layer
 
 
-class EMLCConfig(Settings):
+class EMLCConfig(ModeSettings):
     """Settings of EMLC; those without a default are set by the mode."""
+
+    modes = MODES
 
     mode: Literal["fixed", "paper", "released"] = "fixed"
     input: Literal["features", "images"] = "features"  # what teacher and student read
     images: EMLCImageSettings = Field(default_factory=EMLCImageSettings)  # all settings of input: images
-    k: int = Field(default=1, ge=1, le=20)  # student steps for one of the teacher; paper: 5 on CIFAR, 1 on Clothing1M
+    k: int = Field(ge=1, le=20)  # student steps for one of the teacher; paper: 5 on CIFAR, 1 on Clothing1M
     hidden: int = Field(default=0, ge=0)  # width of a hidden layer before both heads; 0: linear
     mix: bool = False  # half of each trusted batch trains the student; released code, on Clothing1M
     batch_size: int = Field(default=128, ge=1)  # noisy rows; paper, CIFAR
@@ -115,12 +119,10 @@ class EMLCConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+    def _fill_for_hidden_layer(cls, values: Any) -> Any:  # runs before the mode fills what is left out
+        if not isinstance(values, dict) or values.get("mode", "fixed") != "fixed" or not values.get("hidden"):
             return values
-        mode = values.get("mode", "fixed")
-        deep = HIDDEN_LAYER if mode == "fixed" and values.get("hidden") else {}
-        return {**MODES.get(mode, {}), **deep, **values}
+        return {**HIDDEN_LAYER, **values}
 
     @model_validator(mode="after")
     def _check_folds(self) -> EMLCConfig:

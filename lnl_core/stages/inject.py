@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import SerializeAsAny, field_validator
+from pydantic import AfterValidator, SerializeAsAny
 
 from lnl_core.config import ConfigError, ImageSettings, Settings
 from lnl_core.contracts import NO_LABEL, Ids, IntArray, Labels, parts, positions, read_labels, read_truth, write_labels
@@ -30,14 +30,8 @@ _BATCH = 512  # images decoded at a time for instance noise
 class InjectSettings(Settings):
     """Section `inject`; each noise type has a sub-section of its own."""
 
-    type: str = "none"
+    type: Annotated[str, AfterValidator(NOISE_TYPES.known)] = "none"
     options: dict[str, SerializeAsAny[Settings]]
-
-    @field_validator("type")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        NOISE_TYPES.get(name)
-        return name
 
 
 def run(settings: InjectSettings, context: StageContext) -> Metrics:

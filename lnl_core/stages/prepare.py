@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import SerializeAsAny, field_validator
+from pydantic import AfterValidator, SerializeAsAny
 
 from lnl_core.config import Settings
 from lnl_core.contracts import (
@@ -35,14 +36,8 @@ from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_met
 class PrepareSettings(PrepareRules):
     """Section `prepare`; each dataset has a sub-section of its own."""
 
-    dataset: str = "digits"
+    dataset: Annotated[str, AfterValidator(DATASETS.known)] = "digits"
     options: dict[str, SerializeAsAny[Settings]]
-
-    @field_validator("dataset")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        DATASETS.get(name)
-        return name
 
 
 def run(settings: PrepareSettings, context: StageContext) -> Metrics:

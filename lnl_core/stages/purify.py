@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, Field, SerializeAsAny
 
 from lnl_core.config import Settings
 from lnl_core.contracts import PROVENANCE, Labels, Purified, read_labels, read_table, string_ids, write_purified
@@ -36,7 +36,7 @@ from lnl_core.stages.stage import Metrics, Pool, Stage, StageContext, section_wi
 class PurifySettings(RouteSettings):
     """Section `purify`: the method, what is promised about its changes, and a sub-section for each method."""
 
-    method: str = "ipc_ensemble"
+    method: Annotated[str, AfterValidator(PURIFIERS.known)] = "ipc_ensemble"
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     options: dict[str, SerializeAsAny[Settings]]
 
@@ -44,12 +44,6 @@ class PurifySettings(RouteSettings):
     def routes(self) -> RouteSettings:
         """What is promised, alone."""
         return RouteSettings(**{name: getattr(self, name) for name in RouteSettings.model_fields})
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        PURIFIERS.get(name)
-        return name
 
 
 def pool_for(settings: PurifySettings) -> Pool:

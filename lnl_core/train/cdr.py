@@ -36,13 +36,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.config import ModeSettings
 from lnl_core.runtime import Runtime
 from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.mean_record import MeanRecord
-from lnl_core.training.method_settings import AutoRate, ModeSettings
+from lnl_core.training.method_settings import AutoRate
 from lnl_core.training.ramp import linear_ramp
+from lnl_core.training.sgd_settings import SGDSettings
 from lnl_core.training.updates import MomentumSGD
 
 NAME = "cdr"
@@ -54,7 +56,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class CDRConfig(ModeSettings):
+class CDRConfig(ModeSettings, SGDSettings):
     """Defaults: SGD as on the paper's CIFAR-10, mode `fixed`."""
 
     modes = MODES

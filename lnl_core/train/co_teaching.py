@@ -37,6 +37,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from lnl_core.config import ModeSettings
 from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.small_loss_rules import (
@@ -50,7 +51,8 @@ from lnl_core.train.small_loss_rules import (
 from lnl_core.train.task import Trained, TrainTask
 from lnl_core.training.mean_record import MeanRecord
 from lnl_core.training.memory import Memory, numbered
-from lnl_core.training.method_settings import AutoRate, ModeSettings
+from lnl_core.training.method_settings import AutoRate
+from lnl_core.training.sgd_settings import SGDSettings
 from lnl_core.training.updates import Adam, Updates, momentum_sgd
 
 NAME = "co_teaching"
@@ -61,7 +63,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class CoTeachingConfig(ModeSettings):
+class CoTeachingConfig(ModeSettings, SGDSettings):
     """Defaults: the papers' CIFAR settings, mode `fixed`. `schedule` and `momentum` are of `optimizer: sgd` alone."""
 
     modes = MODES

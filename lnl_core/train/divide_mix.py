@@ -34,16 +34,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.config import ModeSettings
 from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
 from lnl_core.train.task import Trained, TrainTask, join_views
 from lnl_core.training.gmm_split import Mixture, split_losses
 from lnl_core.training.mean_record import MeanRecord, mean_over_networks
 from lnl_core.training.memory import Memory, numbered
-from lnl_core.training.method_settings import AutoCount, AutoShare, AutoWeight, ModeSettings, replace_auto
+from lnl_core.training.method_settings import AutoCount, AutoShare, AutoWeight, replace_auto
 from lnl_core.training.mixup import draw_lambda, mix
 from lnl_core.training.ramp import linear_ramp
 from lnl_core.training.row_batches import EndlessRows, shuffled_batches
+from lnl_core.training.sgd_settings import SGDSettings
 from lnl_core.training.sharpen import sharpen
 from lnl_core.training.updates import MomentumSGD, momentum_sgd
 from lnl_core.training.weighted_loss import weighted_cross_entropy
@@ -77,7 +79,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class DivideMixConfig(ModeSettings):
+class DivideMixConfig(ModeSettings, SGDSettings):
     """Defaults: the paper's CIFAR-10 settings (Sec. 4.2), mode `fixed`."""
 
     modes = MODES

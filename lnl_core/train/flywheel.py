@@ -53,6 +53,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.config import ModeSettings
 from lnl_core.statistics.two_em_mixture import clean_share, cleanness_of_own, corruption_matrix, outlier_probability
 from lnl_core.train import TRAINERS
 from lnl_core.train.epochs import Record, train_epochs
@@ -68,10 +69,10 @@ from lnl_core.training.align import align_to_prior
 from lnl_core.training.contrastive import contrastive_loss
 from lnl_core.training.mean_record import MeanRecord
 from lnl_core.training.memory import Memory
-from lnl_core.training.method_settings import ModeSettings
 from lnl_core.training.mixup import draw_lambda, mix
 from lnl_core.training.ramp import linear_ramp
 from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.sgd_settings import SGDSettings
 from lnl_core.training.updates import MomentumSGD, momentum_sgd
 from lnl_core.training.weighted_loss import weighted_cross_entropy
 
@@ -83,7 +84,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class FlywheelConfig(ModeSettings):
+class FlywheelConfig(ModeSettings, SGDSettings):
     """Defaults: the paper's CIFAR settings (Sec. 4.1, 4.2), mode `fixed`. Four fields are the rows of its Table 6."""
 
     modes = MODES

@@ -48,6 +48,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lnl_core.config import ModeSettings
 from lnl_core.runtime import drawn_from
 from lnl_core.train import TRAINERS, noise_rules
 from lnl_core.train.epochs import Record, train_epochs
@@ -72,10 +73,11 @@ from lnl_core.train.task import Trained, TrainTask, join_views
 from lnl_core.training.fmix import draw_masks
 from lnl_core.training.mean_record import MeanRecord
 from lnl_core.training.memory import Memory, numbered
-from lnl_core.training.method_settings import AutoEpochs, AutoShare, AutoWeight, ModeSettings, replace_auto
+from lnl_core.training.method_settings import AutoEpochs, AutoShare, AutoWeight, replace_auto
 from lnl_core.training.mixup import draw_lambda
 from lnl_core.training.ramp import linear_ramp
 from lnl_core.training.row_batches import shuffled_batches
+from lnl_core.training.sgd_settings import SGDSettings
 from lnl_core.training.updates import MomentumSGD, momentum_sgd
 
 NAME = "pro_mix"
@@ -86,7 +88,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class ProMixConfig(ModeSettings):
+class ProMixConfig(ModeSettings, SGDSettings):
     """Defaults: the paper's CIFAR settings, mode `fixed`."""
 
     modes = MODES

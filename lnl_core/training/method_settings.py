@@ -1,13 +1,12 @@
-"""Two kinds of settings that methods have: those that follow from the data unless they are set, and those that a mode
-sets (`paper`, `released`, `fixed`) unless the user does."""
+"""Settings of methods that follow from the data unless they are set: `auto`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, WrapValidator, model_validator
+from pydantic import ValidationError, WrapValidator
 
 from lnl_core.training.sgd_settings import SGDSettings
 
@@ -34,19 +33,6 @@ AutoRate = Annotated[float | Auto, _within(0.0, 1.0, open_end=True)]  # 1 would 
 AutoWeight = Annotated[float | Auto, _within(0.0)]
 AutoEpochs = Annotated[int | Auto, _within(0.0)]  # whole
 AutoCount = Annotated[int | Auto, _within(1.0)]  # whole
-
-
-class ModeSettings(SGDSettings):
-    """Settings with a field `mode`; `modes` has what each mode sets of the fields that the user leaves out."""
-
-    modes: ClassVar[Mapping[str, Mapping[str, Any]]]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**cls.modes.get(values.get("mode", "fixed"), {}), **values}
 
 
 def replace_auto(settings: SGDSettings, automatic: Mapping[str, Any]) -> dict[str, Any]:

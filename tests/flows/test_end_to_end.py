@@ -12,8 +12,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from dev.checkout import copy_of_checkout, git
 from dev.prefect_server import PrefectServer
 from dev.seaweed import Seaweed
 from lnl_core.layout import STAGE_NAMES
+from tests.run_dvc import run_dvc
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
@@ -181,17 +180,7 @@ def test_a_second_clone_with_an_empty_cache_executes_no_stage(
 
 
 def dvc(platform: Platform, folder: Path, *arguments: str) -> str:
-    environment = platform.server.environment | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run_dvc(folder, platform.server.environment | {"PYTHONPATH": str(folder)}, *arguments)
 
 
 def test_another_machine_finds_it_done_through_a_crash_and_a_restarted_server(

@@ -140,20 +140,6 @@ def test_without_noise_it_is_sgd():
     assert bias == pytest.approx(weights.bias.tolist())
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_mode_sets_what_the_user_leaves_out(mode):
-    config = parse(CDRConfig, {"mode": mode}, "cdr")
-    assert {name: getattr(config, name) for name in MODES[mode]} == MODES[mode]
-    changed = parse(CDRConfig, {"mode": mode, "gradual_epochs": 3}, "cdr")
-    assert changed.gradual_epochs == 3
-    assert changed.decay == config.decay
-
-
-def test_every_quirk_is_set_by_every_mode():
-    required = {name for name, info in CDRConfig.model_fields.items() if info.is_required()}
-    assert all(set(values) == required for values in MODES.values())
-
-
 @pytest.mark.parametrize("bad", [{"mode": "quick"}, {"forget_rate": 1.0}, {"forget_rate": -0.1}, {"decay": "l3"}])
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=r"train\.cdr"):

@@ -174,20 +174,6 @@ def test_course_of_adam():
     assert [sgd.rate_at(epoch, 0.0) for epoch in range(4)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_mode_sets_what_the_user_leaves_out(mode):
-    config = parse(CoTeachingConfig, {"mode": mode}, "co_teaching")
-    assert {name: getattr(config, name) for name in MODES[mode]} == MODES[mode]
-    changed = parse(CoTeachingConfig, {"mode": mode, "per_class": not config.per_class}, "co_teaching")
-    assert changed.per_class is not config.per_class
-    assert changed.ramp == config.ramp
-
-
-def test_every_quirk_is_set_by_every_mode():
-    required = {name for name, info in CoTeachingConfig.model_fields.items() if info.is_required()}
-    assert all(set(values) == required for values in MODES.values())
-
-
 @pytest.mark.parametrize("bad", [{"mode": "quick"}, {"forget_rate": 1.0}, {"forget_rate": "much"}, {"agreement": 2}])
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=r"train\.co_teaching"):

@@ -8,7 +8,6 @@ import torch
 
 from lnl_core.config import ConfigError, parse
 from lnl_core.train.divide_mix import (
-    MODES,
     DivideMixConfig,
     divide,
     guessed_labels,
@@ -85,21 +84,6 @@ def test_divide_by_threshold_and_guard():
     assert divide(clean, 0.0, least=2).all()
     assert divide(clean, 0.95, least=64).all()  # fewer rows than a batch: all of them
     assert divide(np.zeros(4), 0.5, least=2).tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_mode_sets_what_the_user_leaves_out(mode):
-    config = parse(DivideMixConfig, {"mode": mode}, "divide_mix")
-    assert {name: getattr(config, name) for name in MODES[mode]} == MODES[mode]
-    other = {"sum": "mean", "mean": "sum"}[config.unlabelled_loss]
-    changed = parse(DivideMixConfig, {"mode": mode, "unlabelled_loss": other}, "divide_mix")
-    assert changed.unlabelled_loss == other
-    assert changed.class_prior == config.class_prior
-
-
-def test_every_quirk_is_set_by_every_mode():
-    required = {name for name, info in DivideMixConfig.model_fields.items() if info.is_required()}
-    assert all(set(values) == required for values in MODES.values())
 
 
 @pytest.mark.parametrize("bad", [{"mode": "quick"}, {"lambda_u": -0.5}, {"lambda_u": "many"}, {"views": 0}])

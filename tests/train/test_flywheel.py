@@ -11,7 +11,6 @@ from lnl_core.config import ConfigError, parse
 from lnl_core.models.classifier import Classifier
 from lnl_core.statistics.two_em_mixture import refurbished
 from lnl_core.train.flywheel import (
-    MODES,
     FlywheelConfig,
     bounded_gamma,
     resampled_labels,
@@ -272,20 +271,6 @@ def test_the_projection_is_drawn_from_its_seed(tmp_path):
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_mode_sets_what_the_user_leaves_out(mode):
-    config = parse(FlywheelConfig, {"mode": mode}, "flywheel")
-    assert {name: getattr(config, name) for name in MODES[mode]} == MODES[mode]
-    changed = parse(FlywheelConfig, {"mode": mode, "corruption_smoothing": 2.5}, "flywheel")
-    assert changed.corruption_smoothing == 2.5
-    assert changed.cap_regulariser == config.cap_regulariser
-
-
-def test_every_quirk_is_set_by_every_mode():
-    required = {name for name, info in FlywheelConfig.model_fields.items() if info.is_required()}
-    assert all(set(values) == required for values in MODES.values())
 
 
 def test_defaults_are_the_papers():

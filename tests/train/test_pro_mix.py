@@ -12,7 +12,7 @@ from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import build_classifier
 from lnl_core.runtime import Runtime
 from lnl_core.statistics.noise_estimate import NoiseEstimate
-from lnl_core.train.pro_mix import MODES, ProMixConfig, TwoHeads, derive, long_memory, train_pro_mix
+from lnl_core.train.pro_mix import ProMixConfig, TwoHeads, derive, long_memory, train_pro_mix
 from lnl_core.train.pro_mix_losses import (
     class_margins,
     debiased_labels,
@@ -253,21 +253,6 @@ def test_what_is_verified_is_selected(tmp_path):
     config = parse(ProMixConfig, {"epochs": 2, "warmup_epochs": 1, "agree_from": 0.0, "tau": 0.0}, "pro_mix")
     record = train_pro_mix(task, config).curve[-1]
     assert (record["selected_share"], record["agreed_share"]) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_mode_sets_what_the_user_leaves_out(mode):
-    config = parse(ProMixConfig, {"mode": mode}, "pro_mix")
-    assert {name: getattr(config, name) for name in MODES[mode]} == MODES[mode]
-    other = {"even": "estimated", "estimated": "even"}[config.class_sizes]
-    changed = parse(ProMixConfig, {"mode": mode, "class_sizes": other}, "pro_mix")
-    assert changed.class_sizes == other
-    assert changed.expected_classes == config.expected_classes
-
-
-def test_every_quirk_is_set_by_every_mode():
-    required = {name for name, info in ProMixConfig.model_fields.items() if info.is_required()}
-    assert all(set(values) == required for values in MODES.values())
 
 
 @pytest.mark.parametrize("bad", [{"mode": "quick"}, {"rho": 1.5}, {"tau": -0.1}, {"alpha": "much"}, {"agree_limit": 2}])

@@ -3,7 +3,7 @@
 import pytest
 
 from lnl_core.config import ConfigError, Settings, parse
-from lnl_core.training.method_settings import AutoCount, AutoRate, AutoShare, AutoWeight, ModeSettings
+from lnl_core.training.method_settings import AutoCount, AutoRate, AutoShare, AutoWeight
 
 
 class Example(Settings):
@@ -11,13 +11,6 @@ class Example(Settings):
     rate: AutoRate = "auto"
     weight: AutoWeight = "auto"
     count: AutoCount = "auto"
-
-
-class Moded(ModeSettings):
-    modes = {"fixed": {"quirk": False}, "paper": {"quirk": True}}  # noqa: RUF012 - a mapping that nobody writes to
-
-    mode: str = "fixed"
-    quirk: bool
 
 
 @pytest.mark.parametrize("given", [{"share": 0}, {"share": 1}, {"rate": 0.99}, {"weight": 150}, {"count": 5}])
@@ -40,9 +33,3 @@ def test_what_is_set_stays(given):
 def test_one_line_says_what_is_allowed(given, message):
     with pytest.raises(ConfigError, match=message):
         parse(Example, given, "example")
-
-
-def test_a_mode_fills_what_the_user_leaves_out():
-    assert parse(Moded, {}, "moded").quirk is False
-    assert parse(Moded, {"mode": "paper"}, "moded").quirk is True
-    assert parse(Moded, {"mode": "paper", "quirk": False}, "moded").quirk is False

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from lnl_core.config import Settings
+from lnl_core.config import ModeSettings
 
 Mode = Literal["paper", "released"]
 
@@ -43,8 +43,10 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class DMLPConfig(Settings):
+class DMLPConfig(ModeSettings):
     """DMLP by minibatches. Fields without a default follow the mode."""
+
+    modes = MODES
 
     mode: Mode = "paper"  # as printed; or what the released code does, as far as we have read it
 
@@ -91,13 +93,6 @@ class DMLPConfig(Settings):
         if not all(0 <= beta < 1 for beta in self.label_betas):
             raise ValueError("label_betas must lie in [0, 1)")
         return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_mode(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**MODES.get(str(values.get("mode", "paper")), {}), **values}
 
     @classmethod
     def of(cls, mode: Mode, **changes: Any) -> DMLPConfig:
