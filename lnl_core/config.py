@@ -45,7 +45,11 @@ class ModeSettings(Settings):
     def _fill_from_mode(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**cls.modes.get(str(values.get("mode", cls.model_fields["mode"].default)), {}), **values}
+        usual = cls.model_fields["mode"].default
+        filled = cls.modes.get(
+            str(values.get("mode", usual)), cls.modes[usual]
+        )  # a wrong mode is one complaint, not ten
+        return {**filled, **values}
 
 
 class RaySettings(Settings):

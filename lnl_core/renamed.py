@@ -56,9 +56,9 @@ def new_setting(key: str) -> str:
 
 
 def new_value(key: str, value: object) -> str:
-    """What is written now in place of `value` in setting `key`; empty: nothing else."""
+    """What is written now in place of `value` in setting `key`, whose section may be left out; empty: nothing else."""
     for (field, old), new in VALUES.items():
-        if old == value and f".{key}".endswith(f".{field}"):
+        if old == value and (f".{key}".endswith(f".{field}") or key == field.partition(".")[2]):
             return new
     return ""
 

@@ -71,6 +71,8 @@ def test_the_old_modes_of_dmlp_are_refused_with_what_to_write() -> None:
 def test_an_old_option_of_the_command_is_refused_with_its_new_name(old: Path) -> None:
     features, labels = str(old / "run" / "features" / "parts"), str(old / "run" / "inject" / "labels.parquet")
     arguments = ["--features", features, "--labels", labels, "--out", "out.parquet", "--method", "dmlp"]
+    done = CliRunner().invoke(app, ["purify", *arguments, "-S", "mode=fixed"])
+    assert str(done.exception) == "dmlp.mode = 'fixed': is now written 'purify.method: ipc_ensemble'"
     done = CliRunner().invoke(app, ["purify", *arguments, "-S", "folds=2"])
     assert isinstance(done.exception, ConfigError)
     assert "dmlp.folds: this setting is called purify.ipc_ensemble.folds now" in str(done.exception)

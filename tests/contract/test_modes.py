@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lnl_core.config import ModeSettings, parse
+from lnl_core.config import ConfigError, ModeSettings, parse
 from lnl_core.purify import PURIFIERS
 from lnl_core.train import TRAINERS
 
@@ -18,6 +18,14 @@ CONFIGS = {
 
 def test_the_methods_with_modes_are_found() -> None:
     assert {"dmlp", "emlc", "divide_mix", "flywheel"} <= CONFIGS.keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_mode_that_is_none_is_one_complaint(name: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse(CONFIGS[name], {"mode": "quick"}, name)
+    assert str(found.value).startswith(f"{name}.mode = 'quick'")
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
