@@ -8,7 +8,7 @@ export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint dev lock dvc-deps s3 chaos bench-digits bench-dmlp bench-emlc bench-purify bench-reclean bench-scale bench-train clean
+.PHONY: help install demo test lint dev docs lock dvc-deps catalogue s3 chaos bench-digits bench-dmlp bench-emlc bench-purify bench-reclean bench-scale bench-train clean
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
@@ -29,6 +29,9 @@ lint: dev ## ruff and mypy
 	@$(BIN)/mypy --no-error-summary
 
 dev: .venv/.dev-installed ## install the test tools
+
+docs: dev ## the docs as a site in site/; fails on a broken link or a missing reference
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench-digits: install ## repeat the results table of README.md over several seeds
 	@$(BIN)/python benchmarks/digits.py --write README.md
@@ -57,6 +60,9 @@ bench-emlc: install ## cost of a step of EMLC and of MLC in plain training steps
 dvc-deps: dev ## rewrite deps, params and outs in dvc.yaml from the code, and params.yaml from the preset
 	@LNL_WRITE_DVC_YAML=1 $(BIN)/pytest tests/test_dvc_graph.py -k graph_is_what_the_code_says
 
+catalogue: dev ## rewrite lnl_core/catalogue.json, what `lnl methods` prints, from the registered files
+	@$(BIN)/python -m lnl_core.catalogue
+
 # Pins that still fit are kept; `make lock UPGRADE='numpy pillow'` lets go of those, `make lock UPGRADE=.` of all.
 lock: ## resolve pyproject.toml again and write both lock files
 	@PYTHON='$(PYTHON)' bash .ci/lock $(UPGRADE)
@@ -69,7 +75,7 @@ chaos: dev ## kill processes and take S3 away during a scheduled run; it must en
 	@$(BIN)/python -m dev.chaos --seed $(or $(SEED),1) --work $(or $(WORK),1)
 
 clean: ## remove .venv and the caches; data/ stays
-	rm -rf .venv .lock-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache lnl_pipeline.egg-info
+	rm -rf site .venv .lock-venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache lnl_pipeline.egg-info
 
 .venv/bin/python:
 	@python=$$(bash .ci/find-python '$(PYTHON)') && "$$python" -m venv .venv

@@ -1,18 +1,21 @@
 """Registries: one new file in a package is one new dataset, noise type, purifier or training method.
 
-A registry names the package whose modules fill it and imports them all on first use, so there is no list to
-forget. Each file registers itself with a name, a frozen config class and one line that says what it is.
+A registry names the package whose modules fill it; there is no list to forget. A file registers itself with a name (its
+own), a frozen config class and one line that says what it is. What stands outside the package registers itself in the
+same way and is named as `module:function`, or by the entry point of an installed package (`lnl_core.plugins`).
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from lnl_core.config import ConfigError, Settings, nearest
+from lnl_core.plugins import entry_points_of, load_object
 
 T = TypeVar("T")
 
@@ -30,12 +33,28 @@ class Entry(Generic[T]):
     draws_as: str = ""  # the name that its generators are derived from, where it was called otherwise before
 
 
-class Registry(Generic[T]):
-    """Name -> Entry, filled by the modules of `package` (imported on first look-up)."""
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something of which there are many, a file each."""
 
-    def __init__(self, kind: str, package: str) -> None:
+    name: str  # in messages
+    package: str  # whose files they are
+    setting: str  # that names one of them
+    group: str  # of the entry points of other packages
+
+
+PURIFIER = Kind(name="purifier", package="lnl_core.purify", setting="purify.method", group="lnl.purifiers")
+TRAINER = Kind(name="training method", package="lnl_core.train", setting="train.method", group="lnl.trainers")
+NOISE_TYPE = Kind(name="noise type", package="lnl_core.noise", setting="inject.type", group="lnl.noise_types")
+DATASET = Kind(name="dataset", package="lnl_core.datasets", setting="prepare.dataset", group="lnl.datasets")
+KINDS = (PURIFIER, TRAINER, NOISE_TYPE, DATASET)
+
+
+class Registry(Generic[T]):
+    """Name -> Entry, filled by the modules of a package; one is imported when its name is looked up."""
+
+    def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.package = package
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
@@ -52,7 +71,7 @@ class Registry(Generic[T]):
         """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`."""
 
         def add(make: T) -> T:
-            assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+            assert name not in self._entries, f"{self.kind.name} {name!r} is registered twice"
             self._entries[name] = Entry(
                 name=name,
                 make=make,
@@ -67,40 +86,61 @@ class Registry(Generic[T]):
         return add
 
     def __iter__(self) -> Iterator[Entry[T]]:
-        self._load()
-        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+        """The entries of the package, sorted by name; imports all of its modules."""
+        self._load_all()
+        own = [entry for entry in self._entries.values() if _module_of(entry.make).startswith(f"{self.kind.package}.")]
+        return iter(sorted(own, key=lambda entry: entry.name))
 
     def names(self) -> list[str]:
+        """Of the package's entries, sorted."""
         return [entry.name for entry in self]
 
     def get(self, name: str) -> Entry[T]:
-        """The entry called `name`.
+        """The entry called `name`: of the package, of an entry point, or at `module:function`.
 
         Raises:
             ConfigError: no such name; the message has the nearest one.
         """
-        self._load()
+        if ":" in name:
+            return self._at(name, name)
         if name not in self._entries:
-            raise ConfigError(unknown_name(self.kind, name, self._entries))
-        return self._entries[name]
+            self._load(name)
+        if name in self._entries:
+            return self._entries[name]
+        if name in (points := entry_points_of(self.kind.group)):
+            return self._at(points[name].value, name)
+        raise ConfigError(unknown_name(self.kind.name, name, [*self.names(), *points]))
 
-    def known(self, name: str) -> str:
-        """`name` itself, for a setting that names an entry.
+    def _load(self, name: str) -> None:
+        """Import the package's file of that name, where there is one."""
+        importlib.import_module(self.kind.package)
+        if name.isidentifier() and importlib.util.find_spec(f"{self.kind.package}.{name}"):
+            importlib.import_module(f"{self.kind.package}.{name}")
 
-        Raises:
-            ConfigError: as `get`.
-        """
-        return self.get(name).name
-
-    def _load(self) -> None:
+    def _load_all(self) -> None:
         if self._loaded:
             return
-        package = importlib.import_module(self.package)
+        package = importlib.import_module(self.kind.package)
         for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+            importlib.import_module(f"{self.kind.package}.{module.name}")
         self._loaded = True
+
+    def _at(self, reference: str, name: str) -> Entry[T]:
+        """The entry at `module:function`, under the name that the user has written."""
+        made = load_object(reference, f"{self.kind.setting} = {name!r}")
+        for entry in self._entries.values():
+            if entry.make is made:
+                return entry if entry.name == name else replace(entry, name=name)
+        raise ConfigError(
+            f"{self.kind.setting} = {name!r}: {reference} is no registered {self.kind.name}; decorate it with "
+            f"`register(...)` of the registry in {self.kind.package}, see docs/add-a-method.md"
+        )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """`unknown purifier 'dmpl'; did you mean 'dmlp'? (known: dmlp, ...)`."""
     return f"unknown {kind} {name!r}{nearest(name, sorted(known))}"
+
+
+def _module_of(made: Any) -> str:
+    return str(getattr(made, "__module__", ""))

@@ -61,8 +61,8 @@ def registries(stage: Stage) -> list[Registry[Any]]:
 
 def selecting_field(stage: Stage, registry: Registry[Any]) -> str:
     """The setting that names the method, e.g. `method` in section purify."""
-    settings = stage.settings(None)
-    (field,) = [name for name in type(settings).model_fields if getattr(settings, name) in registry.names()]
+    section, _, field = registry.kind.setting.partition(".")
+    assert section == stage.name
     return field
 
 
@@ -73,7 +73,7 @@ def expected_modules(stage: Stage) -> list[str]:
     for registry in registries(stage):
         methods = {entry.make.__module__ for entry in registry}
         modules = modules.union(*map(closure, methods)) - methods
-        folder = registry.package.replace(".", "/")
+        folder = registry.kind.package.replace(".", "/")
         templates.append(f"{folder}/${{{stage.name}.{selecting_field(stage, registry)}}}.py")
     files = [REPOSITORY.joinpath(*name.split(".")).with_suffix(".py") for name in modules - CANNOT_CHANGE_A_RESULT]
     files = [file for file in files if file.exists()]
@@ -137,9 +137,9 @@ def test_only_the_selected_method_is_a_dependency(method_stage: str) -> None:
     (registry,) = registries(stage)
     modules = expected_modules(stage)
     for entry in registry:
-        assert f"{registry.package.replace('.', '/')}/{entry.name}.py" not in modules
+        assert f"{registry.kind.package.replace('.', '/')}/{entry.name}.py" not in modules
     assert [path for path in modules if "$" in path] == [
-        f"{registry.package.replace('.', '/')}/${{{method_stage}.{selecting_field(stage, registry)}}}.py"
+        f"{registry.kind.package.replace('.', '/')}/${{{method_stage}.{selecting_field(stage, registry)}}}.py"
     ]
 
 
@@ -147,7 +147,7 @@ def test_package_data_are_dependencies_and_are_shipped() -> None:
     """A template of the report is no import, but an edit to it must be noticed."""
     assert "lnl_core/report/page.html.j2" in expected_modules(stage_named("report"))
     found = {path.suffix for path in (REPOSITORY / "lnl_core").rglob("*") if path.is_file()}
-    assert found - PACKAGE_DATA <= {".py", ".pyc", ".yaml", ".typed"}, "name the new kind in PACKAGE_DATA and pyproject"
+    assert found - PACKAGE_DATA <= {".py", ".pyc", ".yaml", ".json", ".typed"}, "name the new kind in PACKAGE_DATA and pyproject"
 
 
 def test_params_are_the_digits_preset() -> None:

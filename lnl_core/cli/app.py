@@ -30,7 +30,6 @@ app = typer.Typer(
     name="lnl",
     help="Learning with noisy labels: purified labels, a robust model and a report from partly wrong labels.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -58,16 +57,18 @@ app.add_typer(versions_app, name="versions")
 
 def main() -> None:
     """Entry point: errors of the user become one message and an exit code."""
-    from lnl_core.contracts import ContractError
-
     try:
         app()
     except ConfigError as error:
         _fail(error, USAGE_ERROR)
-    except ContractError as error:
-        _fail(error, DATA_ERROR)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except Exception as error:
+        from lnl_core.contracts import ContractError  # here, because pyarrow comes with it
+
+        if not isinstance(error, ContractError):
+            raise
+        _fail(error, DATA_ERROR)
 
 
 def _fail(error: object, code: int) -> None:

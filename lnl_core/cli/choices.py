@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from lnl_core.catalogue import Listed, listed
+from lnl_core.cli.completion import complete_preset
 from lnl_core.cli.tables import print_rows
 from lnl_core.config import load_overlays, preset_names, preset_text
-
-if TYPE_CHECKING:
-    from lnl_core.registry import Registry
+from lnl_core.registry import DATASET, NOISE_TYPE, PURIFIER, TRAINER, Kind
 
 
 def methods() -> None:
     """List purifiers, training methods and noise types, with their settings' defaults.   [dim]lnl methods[/dim]"""
-    from lnl_core.noise import NOISE_TYPES
-    from lnl_core.purify import PURIFIERS
-    from lnl_core.train import TRAINERS
-
-    _print_registry("Purifiers (purify.method)", PURIFIERS)
-    _print_registry("Training methods (train.method)", TRAINERS)
-    _print_registry("Noise types (inject.type)", NOISE_TYPES)
+    _print_kind("Purifiers", PURIFIER)
+    _print_kind("Training methods", TRAINER)
+    _print_kind("Noise types", NOISE_TYPE)
 
 
 def datasets() -> None:
     """List the datasets that `prepare` can read.   [dim]lnl datasets[/dim]"""
-    from lnl_core.datasets import DATASETS
-
-    _print_registry("Datasets (prepare.dataset)", DATASETS)
+    _print_kind("Datasets", DATASET)
 
 
 def presets(
-    name: Annotated[str, typer.Argument(help="Print this preset's params file, overlays merged in.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="Print this preset's params file, overlays merged in.", autocompletion=complete_preset)
+    ] = "",
 ) -> None:
     """List presets and the overlays that `+` merges into them, or print one as a start for your own params file.
 
@@ -49,11 +45,14 @@ def presets(
         print_rows(f"Overlays: {title} (lnl run --preset PRESET+OVERLAY)", [(one.name, one.about) for one in overlays])
 
 
-def _print_registry(title: str, registry: Registry[Any]) -> None:
-    rows = []
-    for entry in registry:
-        defaults = ", ".join(f"{name}={value}" for name, value in entry.config().model_dump(mode="json").items())
-        source = f" [{entry.source}]" if entry.source else ""
-        rows.append((entry.name, f"{entry.summary}{source}" + (f"\n{defaults}" if defaults else "")))
-    print_rows(title, rows)
+def _print_kind(title: str, kind: Kind) -> None:
+    print_rows(f"{title} ({kind.setting})", [(one.name, _about(one)) for one in listed(kind)])
     typer.echo()
+
+
+def _about(one: Listed) -> str:
+    if one.problem:
+        return f"cannot be imported: {one.problem}"
+    defaults = ", ".join(f"{name}={value}" for name, value in one.defaults.items())
+    source = f" [{one.source}]" if one.source else ""
+    return f"{one.summary}{source}" + (f"\n{defaults}" if defaults else "")

@@ -10,12 +10,16 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lnl_core.cli.completion import complete_preset
 from lnl_core.config import ConfigError, Params, load_params, load_preset
 
 Overrides = Annotated[
     list[str] | None, typer.Option("-S", "--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
 ]
-Preset = Annotated[str, typer.Option(help="A preset, overlays after a +; `lnl presets` lists both.")]
+Preset = Annotated[
+    str,
+    typer.Option(help="A preset, overlays after a +; `lnl presets` lists both.", autocompletion=complete_preset),
+]
 ParamsInstead = Annotated[Path | None, typer.Option(help="A params file of your own instead of a preset.")]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the run's files, one sub-folder a stage.")]
 Verbose = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lnl_core.cli.completion import complete_purifier
 from lnl_core.cli.labels import commit
 from lnl_core.cli.options import Verbose, show_log
 from lnl_core.cli.tables import print_rows
@@ -17,7 +18,9 @@ def purify(
     labels: Annotated[str, typer.Option(help="Parquet or CSV with ids and observed labels (names or numbers).")],
     out: Annotated[Path, typer.Option(help="The purified labels, a .parquet file.")],
     trusted: Annotated[str, typer.Option(help="Parquet or CSV with ids and verified labels.")] = "",
-    method: Annotated[str, typer.Option(help="A purifier; `lnl methods` lists them.")] = "ipc_ensemble",
+    method: Annotated[
+        str, typer.Option(help="A purifier; `lnl methods` lists them.", autocompletion=complete_purifier)
+    ] = "ipc_ensemble",
     seed: Annotated[int, typer.Option(help="Seed of folds and samples.")] = 0,
     id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
     feature_column: Annotated[str, typer.Option(help="Column of the features, or their common prefix.")] = "feature",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lnl_core.cli.completion import complete_stage
 from lnl_core.cli.options import Overrides, ParamsInstead, Preset, Quiet, Root, Verbose, chosen_params, show_log
 from lnl_core.cli.tables import print_rows
 from lnl_core.config import ConfigError, Params, load_params, load_preset
@@ -33,8 +34,10 @@ def run(
     params: ParamsInstead = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("run"),
     override: Overrides = None,
-    first: Annotated[str, typer.Option("--from", help="First stage to run.")] = "prepare",
-    last: Annotated[str, typer.Option("--until", help="Last stage to run.")] = "report",
+    first: Annotated[
+        str, typer.Option("--from", help="First stage to run.", autocompletion=complete_stage)
+    ] = "prepare",
+    last: Annotated[str, typer.Option("--until", help="Last stage to run.", autocompletion=complete_stage)] = "report",
     force: Annotated[bool, typer.Option(help="Run stages that are up to date, too.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -48,7 +51,12 @@ def run(
 
 
 def stage(
-    name: Annotated[str, typer.Argument(help="prepare, inject, pretrain, features, purify, train, evaluate or report")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="prepare, inject, pretrain, features, purify, train, evaluate or report", autocompletion=complete_stage
+        ),
+    ],
     params: ParamsFile = Path("params.yaml"),
     root: Root = Path("data"),
     override: Overrides = None,

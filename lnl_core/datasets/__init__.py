@@ -5,6 +5,6 @@
 
 from lnl_core.crawl.reader import CrawlReader
 from lnl_core.labels.index import Dataset
-from lnl_core.registry import Registry
+from lnl_core.registry import DATASET, Registry
 
-DATASETS: Registry[type[Dataset] | type[CrawlReader]] = Registry("dataset", "lnl_core.datasets")
+DATASETS: Registry[type[Dataset] | type[CrawlReader]] = Registry(DATASET)

@@ -9,11 +9,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
+from lnl_core.catalogue import Listed, listed
 from lnl_core.config import Settings, parse
 from lnl_core.estimators.purifier import HEAD_ROWS, PurifierEstimator
-from lnl_core.purify import PURIFIERS
+from lnl_core.registry import PURIFIER
 
 OWN = {"random_state": 0, "head_rows": HEAD_ROWS}  # parameters that every estimator has
 
@@ -32,6 +31,8 @@ class NamedEstimator(PurifierEstimator):
             setattr(self, name, settings.get(name, default))
 
     def _method(self) -> tuple[str, Settings]:
+        from lnl_core.purify import PURIFIERS
+
         values = {name: getattr(self, name) for name in self._defaults if name not in OWN}
         given = {name: value for name, value in values.items() if value is not self._defaults[name]}
         return self.method, parse(PURIFIERS.get(self.method).config, given, self.method)
@@ -39,7 +40,7 @@ class NamedEstimator(PurifierEstimator):
 
 def estimator_names() -> dict[str, str]:
     """Class name -> purifier: the name of the settings class, which is written as the paper writes the method's."""
-    return {class_name(entry.name, entry.config.__name__): entry.name for entry in PURIFIERS}
+    return {class_name(one.name, one.config): one.name for one in listed(PURIFIER) if not one.problem}
 
 
 def class_name(method: str, config: str) -> str:
@@ -53,8 +54,8 @@ def class_name(method: str, config: str) -> str:
 @cache
 def named_estimator(method: str) -> type[NamedEstimator]:
     """The class of a purifier."""
-    entry = PURIFIERS.get(method)
-    fields = {name: _default(field) for name, field in entry.config.model_fields.items()}
+    [entry] = [one for one in listed(PURIFIER) if one.name == method]
+    fields = {name: _default(entry, name) for name in entry.defaults}
     assert not fields.keys() & OWN.keys(), f"settings of {method} may not be called {sorted(OWN)}"
     defaults = {**fields, **OWN}
 
@@ -65,7 +66,7 @@ def named_estimator(method: str) -> type[NamedEstimator]:
     parameters = [inspect.Parameter(name, kind, default=default) for name, default in defaults.items()]
     myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     __init__.__signature__ = inspect.Signature([myself, *parameters])  # type: ignore[attr-defined]
-    name = class_name(method, entry.config.__name__)
+    name = class_name(method, entry.config)
     about = f"{entry.summary[:1].upper()}{entry.summary[1:]}. {entry.source}\n\nParameters: {', '.join(defaults)}."
     body = {
         "__init__": __init__,
@@ -78,7 +79,8 @@ def named_estimator(method: str) -> type[NamedEstimator]:
     return type(name, (NamedEstimator,), body)
 
 
-def _default(field: FieldInfo) -> Any:
+def _default(entry: Listed, name: str) -> Any:
     """The setting's own, where it is immutable; None leaves the field to the settings, which may fill it by mode."""
-    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    value = None if name in entry.required else entry.defaults[name]
+    value = tuple(value) if isinstance(value, list) else value
     return value if isinstance(value, str | int | float | tuple) else None

@@ -4,48 +4,27 @@
     purifier.labels_, purifier.confidence_, purifier.predict_proba(new_features)
 
 Held in memory: the trusted features, n x K probabilities, what the method states, and `head_rows` rows of features for
-the head that predicts new rows. The features themselves stream.
+the head that predicts new rows. The features themselves stream. torch and the methods are imported by `fit`.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lnl_core.config import ConfigError, Settings, parse
-from lnl_core.contracts import NO_LABEL, ContractError, FloatArray, Ids, IntArray, Purified, check_unique
-from lnl_core.estimators.features import ArrayFeatures, FeatureSource, Rows, as_array, open_path
-from lnl_core.estimators.labels import GivenLabels, classes_of
-from lnl_core.estimators.trusted import GivenTrusted, id_labels, trusted_of
-from lnl_core.purify import PURIFIERS
-from lnl_core.purify.decide.check import CheckedFeatures
-from lnl_core.purify.decide.decide import purify
-from lnl_core.purify.noise_metrics import noise_metrics
-from lnl_core.purify.task import FeatureRows, PurifyTask
-from lnl_core.runtime import seed_for
-from lnl_core.statistics.linear_probe import LinearProbe, fit_linear_probe
+
+if TYPE_CHECKING:
+    from lnl_core.estimators.fitting import Fitted
 
 HEAD_ROWS = 50_000  # 400 MB of float32 at 2,048 features, once more while they are standardised
 _BATCH = 8192  # new rows predicted at a time
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Who is purified and who is trusted, in class numbers."""
-
-    observed: IntArray  # [n] in the caller's order, NO_LABEL where there is none
-    noisy: Rows  # rows to be purified, in the order in which they stream
-    trusted: GivenTrusted
-    verified: IntArray  # [m]
 
 
 class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -83,17 +62,23 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigError: a setting out of range; no trusted rows for a method that needs them.
             ContractError: labels, ids or features that do not fit; the message names the row.
         """
+        from lnl_core.estimators.fitting import as_array, fit_purifier
+
         method, config = self._method()
-        with tempfile.TemporaryDirectory(prefix="lnl-") as scratch:
-            source, given = self._open(features, labels, Path(scratch))
-            verified = trusted_of(trusted, source.ids, source.width, by_id=not isinstance(source, ArrayFeatures))
-            self.classes_ = classes_of(classes, given, verified.labels)
-            rows = _split(source, given, verified, self.classes_)
-            task = _task(source, rows, len(self.classes_))
-            names = tuple(str(name) for name in self.classes_)
-            purified, metrics = purify(method, config, task, source.ids[rows.noisy], names, self._seed())
-            self._keep(source.ids, rows, purified, {**metrics, **noise_metrics(task, self._seed())})
-            self._head = self._fit_head(source, rows, task)
+        if not isinstance(features, str | Path):
+            features = validate_data(self, as_array(features), dtype="numeric", ensure_all_finite=False)
+        self._keep(
+            fit_purifier(
+                method,
+                config,
+                features,
+                labels,
+                trusted,
+                classes=classes,
+                seed=self._seed(),
+                head_rows=self.head_rows,
+            )
+        )
         return self
 
     def predict_proba(self, features: Any = None) -> npt.NDArray[Any]:
@@ -107,9 +92,11 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return self.soft_labels_
         if self._head is None:
             raise ConfigError("head_rows = 0: there is no head for new rows; fit with head_rows of 1 or more")
+        from lnl_core.estimators.fitting import as_array, probabilities_of
+
         array = validate_data(self, as_array(features), reset=False, dtype="numeric")
         starts = range(0, len(array), _BATCH)
-        return np.concatenate([_probabilities(self._head, array[start : start + _BATCH]) for start in starts])
+        return np.concatenate([probabilities_of(self._head, array[start : start + _BATCH]) for start in starts])
 
     def predict(self, features: Any = None) -> npt.NDArray[Any]:
         """[r] most probable classes of new rows; without an argument `labels_`."""
@@ -129,48 +116,12 @@ class PurifierEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ConfigError(f"random_state = {self.random_state!r}: must be a whole number of 0 or more")
         return int(self.random_state)
 
-    def _open(self, features: Any, labels: Any, scratch: Path) -> tuple[FeatureSource, GivenLabels]:
-        if isinstance(features, str | Path):
-            ids, given = id_labels(labels, "labels")
-            check_unique(ids, given.what)
-            source = open_path(Path(features), ids, scratch)
-            self.n_features_in_ = source.width
-            return source, given
-        array = validate_data(self, as_array(features), dtype="numeric", ensure_all_finite=False)
-        if labels is None:
-            raise ContractError(
-                "labels: requires y to be passed, but the target y is None; give one label for each row"
-            )
-        given = GivenLabels.of(labels, "labels")
-        if len(given) != len(array):
-            raise ContractError(f"labels: {len(given)} labels for {len(array)} rows of features; give one for each row")
-        return ArrayFeatures(array), given
-
-    def _keep(self, ids: Ids, rows: _Rows, purified: Purified, metrics: Mapping[str, Any]) -> None:
-        """Put the labels into the caller's order."""
-        label = rows.observed.copy()
-        label[rows.noisy] = purified.purified_label
-        label[rows.trusted.rows] = rows.verified[: len(rows.trusted.rows)]
-        self.soft_labels_ = np.eye(len(self.classes_), dtype=np.float32)[label]
-        self.soft_labels_[rows.noisy] = purified.soft_label
-        self.confidence_ = np.ones(len(label), dtype=np.float32)
-        self.confidence_[rows.noisy] = purified.confidence
-        self.labels_ = self.classes_[label]
-        self.changed_ = (label != rows.observed) & (rows.observed != NO_LABEL)
-        self.route_ = np.where(self.changed_, "relabel", "keep").astype(object)
-        self.route_[rows.noisy] = purified.route
-        self.ids_, self.metrics_ = ids, dict(metrics)
-
-    def _fit_head(self, source: FeatureSource, rows: _Rows, task: PurifyTask) -> LinearProbe | None:
-        if self.head_rows < 1:
-            return None
-        generator = np.random.default_rng(seed_for(self._seed(), "estimator", "head"))
-        count = min(self.head_rows, len(rows.noisy))
-        picked = np.sort(generator.choice(len(rows.noisy), size=count, replace=False))
-        soft = np.concatenate([self.soft_labels_[rows.noisy[picked]], np.eye(task.classes)[rows.verified]])
-        sample = CheckedFeatures(source.stream(rows.noisy[picked]), source.ids[rows.noisy[picked]])
-        features = np.concatenate([_read(sample), task.trusted])
-        return fit_linear_probe(torch.from_numpy(features), torch.from_numpy(soft.astype(np.float32)), task.classes)
+    def _keep(self, found: Fitted) -> None:
+        self.classes_, self.ids_, self.metrics_ = found.classes, found.ids, found.metrics
+        self.labels_, self.confidence_, self.soft_labels_ = found.labels, found.confidence, found.soft_labels
+        self.changed_, self.route_ = found.changed, found.route
+        self.n_features_in_ = found.width
+        self._head = found.head
 
 
 class Purifier(PurifierEstimator):
@@ -197,45 +148,6 @@ class Purifier(PurifierEstimator):
         self.head_rows = head_rows
 
     def _method(self) -> tuple[str, Settings]:
+        from lnl_core.purify import PURIFIERS
+
         return self.method, parse(PURIFIERS.get(self.method).config, self.settings, self.method)
-
-
-def _split(source: FeatureSource, given: GivenLabels, trusted: GivenTrusted, classes: npt.NDArray[Any]) -> _Rows:
-    """Noisy and trusted rows; a row that is neither trusted nor labelled is an error."""
-    observed, verified = given.numbers(classes), trusted.labels.numbers(classes)
-    is_trusted = np.zeros(len(given), dtype=bool)
-    is_trusted[trusted.rows] = True
-    neither = np.flatnonzero((observed == NO_LABEL) & ~is_trusted)
-    if len(neither):
-        raise ContractError(
-            f"{given.what}: row {neither[0]} (id {source.ids[neither[0]]!r}) has no label and is not trusted "
-            f"({len(neither)} such rows); leave these rows out, or, where -1 is a class, call it otherwise"
-        )
-    noisy = source.order[~is_trusted[source.order]]
-    return _Rows(observed=observed, noisy=noisy, trusted=trusted, verified=verified)
-
-
-def _task(source: FeatureSource, rows: _Rows, classes: int) -> PurifyTask:
-    own = rows.trusted.features
-    unknown = np.full(len(rows.verified), NO_LABEL, dtype=np.int32)
-    return PurifyTask(
-        noisy=source.stream(rows.noisy),
-        observed=rows.observed[rows.noisy],
-        trusted=source.take(rows.trusted.rows) if own is None else own,
-        trusted_label=rows.verified,
-        trusted_observed=rows.observed[rows.trusted.rows] if own is None else unknown,
-        classes=classes,
-    )
-
-
-def _read(rows: FeatureRows) -> FloatArray:
-    """[n, d] of a few rows."""
-    found = np.empty(rows.shape, dtype=np.float32)
-    for place, features in rows.batches():
-        found[place] = features
-    return found
-
-
-def _probabilities(head: LinearProbe, features: npt.NDArray[Any]) -> FloatArray:
-    scores = head.scores(torch.from_numpy(np.asarray(features, dtype=np.float32)))
-    return np.asarray(scores.double().softmax(dim=1).float().numpy())

@@ -8,9 +8,9 @@ features may stand in one cache exactly when their fingerprints agree. Nothing i
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from lnl_core.models.normalise import Normalise
 from lnl_core.models.saved import load_encoder
 from lnl_core.models.timm_body import IMAGENET_MEAN, IMAGENET_STD
 from lnl_core.models.weights_file import load_weights, weights_file_sha256
+from lnl_core.plugins import load_object
 from lnl_core.registry import unknown_name
 from lnl_core.runtime import Runtime, drawn_from
 
@@ -176,17 +177,13 @@ def _timm(name: str) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
 def _own(module_name: str, function: str, weights: Path | None) -> tuple[Callable[[Tensor], Tensor], str]:
     """What `package.module:function` returns; it is called as `function()`, or `function(weights)` where set."""
     where = f"features.encoder = '{module_name}:{function}'"
-    try:
-        module = importlib.import_module(module_name)
-        make = getattr(module, function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}: {error}; the module must be installed or on PYTHONPATH") from error
+    make = load_object(f"{module_name}:{function}", where)
     network = make() if weights is None else make(weights)
     if not callable(network):
         raise ConfigError(f"{where}: returned {type(network).__name__}, must return a callable on images")
     if isinstance(stated := getattr(network, "fingerprint", None), str):
         return network, stated
-    parts = [_sha256(inspect.getsource(module).encode())]  # the code stands for the encoder
+    parts = [_sha256(inspect.getsource(sys.modules[module_name]).encode())]  # the code stands for the encoder
     parts += [weights_sha256(network.state_dict())] if isinstance(network, nn.Module) else []
     parts += [weights_file_sha256(weights, "features.weights")] if weights is not None else []
     return network, json.dumps(parts)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 
 from lnl_core.config import ConfigError, ImageSettings, Settings
 from lnl_core.contracts import NO_LABEL, Ids, IntArray, Labels, parts, positions, read_labels, read_truth, write_labels
@@ -30,7 +30,7 @@ _BATCH = 512  # images decoded at a time for instance noise
 class InjectSettings(Settings):
     """Section `inject`; each noise type has a sub-section of its own."""
 
-    type: Annotated[str, AfterValidator(NOISE_TYPES.known)] = "none"
+    type: str = "none"
     options: dict[str, SerializeAsAny[Settings]]
 
 

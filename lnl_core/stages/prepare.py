@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 
 from lnl_core.config import Settings
 from lnl_core.contracts import (
@@ -36,7 +35,7 @@ from lnl_core.stages.stage import Metrics, Stage, StageContext, section_with_met
 class PrepareSettings(PrepareRules):
     """Section `prepare`; each dataset has a sub-section of its own."""
 
-    dataset: Annotated[str, AfterValidator(DATASETS.known)] = "digits"
+    dataset: str = "digits"
     options: dict[str, SerializeAsAny[Settings]]
 
 

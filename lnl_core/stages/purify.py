@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny
 
 from lnl_core.config import Settings
 from lnl_core.contracts import PROVENANCE, Labels, Purified, read_labels, read_table, string_ids, write_purified
@@ -36,7 +36,7 @@ from lnl_core.stages.stage import Metrics, Pool, Stage, StageContext, section_wi
 class PurifySettings(RouteSettings):
     """Section `purify`: the method, what is promised about its changes, and a sub-section for each method."""
 
-    method: Annotated[str, AfterValidator(PURIFIERS.known)] = "ipc_ensemble"
+    method: str = "ipc_ensemble"
     update: UpdateSettings = Field(default_factory=UpdateSettings)
     options: dict[str, SerializeAsAny[Settings]]
 

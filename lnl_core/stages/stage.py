@@ -133,21 +133,32 @@ def run_stage(name: str, params: Params, paths: Layout) -> Metrics:
 def section_with_methods(
     section: str, settings: type[Settings], registry: Registry[Any]
 ) -> Callable[[Mapping[str, Any] | None], Settings]:
-    """A parser for sections such as `purify`, which hold one sub-section per registered method.
+    """A parser for sections such as `purify`, which have a sub-section for each registered method.
 
-    Every sub-section is checked (a typo in an unselected method is still a typo). `settings` has a field
-    `options: dict[str, Settings]`, which receives the parsed configs by method name.
+    Every sub-section that is there is checked (a typo in an unselected method is still a typo). `settings` has a field
+    `options: dict[str, Settings]`, which receives the parsed configs by method name: those and the selected one's.
+    What is named as `module:function` has the sub-section `function`.
     """
+    _, _, field = registry.kind.setting.partition(".")
 
     def parse_section(values: Mapping[str, Any] | None) -> Settings:
         values = dict(values or {})
-        names = registry.names()
-        own = {key: value for key, value in values.items() if key not in names}
         fields = set(settings.model_fields) - {"options"}
-        unknown = [key for key in own if key not in fields]
-        if unknown:
-            raise ConfigError(unknown_name(f"setting of section {section}", unknown[0], [*fields, *names]))
-        options = {name: parse(registry.get(name).config, values.get(name), f"{section}.{name}") for name in names}
+        own = {key: value for key, value in values.items() if key in fields}
+        chosen = str(own.get(field, settings.model_fields[field].default))
+        names = {chosen.rpartition(":")[2]: chosen}  # sub-section -> the method as it is named
+        for key in values.keys() - fields - names.keys():
+            names[key] = key
+        options = {}
+        for key, name in sorted(names.items()):
+            try:
+                config = registry.get(name).config
+            except ConfigError as error:
+                if key not in values:
+                    raise ConfigError(f"{registry.kind.setting} = {name!r}: {error}") from error
+                known = [*fields, *registry.names()]
+                raise ConfigError(unknown_name(f"setting of section {section}", key, known)) from error
+            options[name] = parse(config, values.get(key), f"{section}.{key}")
         return parse(settings, {**own, "options": options}, section)
 
     return parse_section

@@ -20,12 +20,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from lnl_core.config import ConfigError, Settings
@@ -56,7 +56,7 @@ LabelKind = Literal["observed", "purified_hard", "purified_soft", "confidence_we
 class TrainSettings(Settings):
     """Section `train`; each method has a sub-section of its own."""
 
-    method: Annotated[str, AfterValidator(TRAINERS.known)] = "divide_mix"
+    method: str = "divide_mix"
     labels: LabelKind = "purified_hard"  # confidence_weighted: the purified label, its loss times the confidence
     init: Literal["scratch", "simclr", "checkpoint"] = "scratch"  # simclr: from the encoder of stage pretrain
     init_checkpoint: str = ""  # init: checkpoint: folder of a saved classifier or encoder; a head that fits is kept
