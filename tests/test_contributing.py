@@ -1,4 +1,4 @@
-"""The examples in CONTRIBUTING.md work as they stand there."""
+"""The examples in docs/add-a-method.md work as they stand there, and are short."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lnl_core.noise.source import NoiseSource
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.task import PurifyTask
 
-GUIDE = Path(__file__).parents[1] / "CONTRIBUTING.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "add-a-method.md"
+MOST_LINES = 60
 
 
 class Rows:
@@ -40,12 +41,22 @@ class Rows:
             yield rows, self.features[rows]
 
 
+def examples() -> dict[str, str]:
+    """The files that the page shows, by path; a block begins with `# path`."""
+    return dict(re.findall(r"```python\n# (\S+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def test_every_example_is_short_and_tried() -> None:
+    assert [Path(path).name for path in examples()] == ["class_mean.py", "swap.py", "npz.py"]  # the tests below
+    for path, text in examples().items():
+        assert len(text.splitlines()) <= MOST_LINES, path
+
+
 def load_example(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the code block that begins with `# path` as the module that it would be."""
-    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
     module = types.ModuleType(path.removesuffix(".py").replace("/", "."))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(dict(blocks)[path], path, "exec"), module.__dict__)
+    exec(compile(examples()[path], path, "exec"), module.__dict__)
 
 
 @pytest.fixture(autouse=True)
