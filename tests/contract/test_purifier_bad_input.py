@@ -29,9 +29,11 @@ QUICK = {  # of any method that has the setting
     "max_steps": 32,
     "held_out_rows": 80,
     "epochs": 2,
-    "min_steps": 200,
+    "min_steps": 60,
+    "folds": 2,
     "cross_fits": 2,
     "candidates": ("ipc_ensemble", "two_em", "none"),
+    "options": {"ipc_ensemble": {"eac_steps": 50, "max_steps": 32, "folds": 2}},
 }
 ROWS, TRUSTED, CLASSES = 120, 40, 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ QUICK = {
         "k": 10,
     },
 }
+FEW = 150  # rows where only sameness or finiteness is asked: five batches an epoch
 methods = pytest.mark.parametrize("method", TRAINERS.names())
 
 
@@ -127,20 +129,19 @@ def accuracy(task, weights):
 @methods
 def test_same_seed_same_result_and_no_global_draws(method, tmp_path):
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 - the global one is the point
-    first = train(method, make_task(tmp_path / "a"))
-    torch.manual_seed(1234)  # what others do to the global generators must not matter
-    assert_same(first, train(method, make_task(tmp_path / "b")))
-    other = train(method, make_task(tmp_path / "c", seed=1))
-    assert first.curve != other.curve
-    torch.random.set_rng_state(before[0])
-    train(method, make_task(tmp_path / "d"))
+    first = train(method, make_task(tmp_path / "a", rows=FEW))
     assert torch.equal(before[0], torch.random.get_rng_state())
+    torch.manual_seed(1234)  # what others do to the global generators must not matter
+    assert_same(first, train(method, make_task(tmp_path / "b", rows=FEW)))
+    other = train(method, make_task(tmp_path / "c", rows=FEW, seed=1))
+    assert first.curve != other.curve
     assert (before[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    torch.random.set_rng_state(before[0])
 
 
 @methods
 def test_purpose_salts_the_draws(method, tmp_path):
-    task = make_task(tmp_path)
+    task = make_task(tmp_path, rows=FEW)
     other = dataclasses.replace(task, purpose="yardstick", checkpoint=tmp_path / "other.pt")
     assert train(method, task).curve != train(method, other).curve
 
@@ -163,11 +164,16 @@ def break_at(monkeypatch, call):
     return calls
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """`whole(method)`: what a training left in peace gives; each method is trained once."""
+    return functools.cache(lambda method: train(method, make_task(tmp_path_factory.mktemp(method), rows=FEW)))
+
+
 @methods
 @pytest.mark.parametrize("call", [2, 3])
-def test_resume_equals_uninterrupted(method, call, tmp_path, monkeypatch):
-    whole = train(method, make_task(tmp_path / "whole"))
-    task = make_task(tmp_path / "broken")
+def test_resume_equals_uninterrupted(method, call, whole, tmp_path, monkeypatch):
+    undisturbed, task = whole(method), make_task(tmp_path, rows=FEW)
     with monkeypatch.context() as patch:
         break_at(patch, call)
         with pytest.raises(Broken):
@@ -175,15 +181,14 @@ def test_resume_equals_uninterrupted(method, call, tmp_path, monkeypatch):
     assert task.checkpoint.exists()
     with monkeypatch.context() as patch:
         calls = break_at(patch, 10**6)
-        assert_same(whole, train(method, task))
-    assert len(calls) == len(whole.curve) - (call - 1)  # the finished epochs were not done again
+        assert_same(undisturbed, train(method, task))
+    assert len(calls) == len(undisturbed.curve) - (call - 1)  # the finished epochs were not done again
 
 
 @methods
-def test_a_checkpoint_of_other_data_is_left_alone(method, tmp_path):
-    fresh = train(method, make_task(tmp_path / "fresh"))
-    train(method, dataclasses.replace(make_task(tmp_path / "used", seed=5), fingerprint="something else"))
-    assert_same(fresh, train(method, make_task(tmp_path / "used")))
+def test_a_checkpoint_of_other_data_is_left_alone(method, whole, tmp_path):
+    train(method, dataclasses.replace(make_task(tmp_path, rows=FEW, seed=5), fingerprint="something else"))
+    assert_same(whole(method), train(method, make_task(tmp_path, rows=FEW)))
 
 
 @methods
@@ -204,7 +209,7 @@ def test_learns_and_stays_finite(method, tmp_path):
 
 @methods
 def test_the_task_is_not_changed(method, tmp_path):
-    task = make_task(tmp_path, soft=True)
+    task = make_task(tmp_path, rows=FEW, soft=True)
     before = [value.clone() for value in (task.pixels, task.label, task.soft_label)]
     train(method, task)
     assert all(torch.equal(*pair) for pair in zip(before, (task.pixels, task.label, task.soft_label), strict=True))
@@ -230,7 +235,7 @@ def test_the_task_is_not_changed(method, tmp_path):
     ids=str,
 )
 def test_odd_tasks(method, odd, tmp_path):
-    task = make_task(tmp_path, **odd)
+    task = make_task(tmp_path, **{"rows": FEW, **odd})
     trained = train(method, task)
     assert all(np.isfinite(value) for record in trained.curve for value in record.values())
     if not len(task.held_out.label):
