@@ -1,32 +1,85 @@
-"""The command line as a user meets it: in a process of its own, with exit codes and messages."""
+"""The command line as a user meets it, with exit codes and messages.
+
+In a process of its own where the process is the point; else `main()` is called in this one: a process takes seconds to
+import torch.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lnl_core.cli.app import main
 from lnl_core.config import load_preset
 
 COMMANDS = ("demo", "run", "stage", "purify", "predict", "report", "methods", "datasets", "presets", "bench")
 
 
-def lnl(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+MISTAKES = [
+    (["stage", "purfy", "--params", "{params}"], 2, "did you mean 'purify'"),
+    (["stage", "purify", "--params", "{params}", "--root", "nowhere"], 3, "no such file"),
+    (["stage", "purify", "--params", "missing.yaml"], 2, "cannot read the params file"),
+    (["run"], 2, "--preset NAME or --params FILE"),
+    (["run", "--preset", "digits", "-S", "purify.ipc_ensemble.fold=3"], 2, "did you mean 'folds'"),
+    (["report", "--root", "nowhere"], 2, "no such folder"),
+    (["purify", "--features", "f", "--labels", "l", "--out", "o.parquet"], 2, "no such file"),
+    (["purify", "--features", "f"], 2, "Missing option"),
+    (["nonsense"], 2, "No such command"),
+    (["bench"], 2, "give --preset and --methods"),
+    (["bench", "--preset", "digits", "--methods", "cross_entropi"], 2, "did you mean 'cross_entropy'"),
+    (["bench", "--preset", "digits", "--methods", "cross_entropy", "--seeds", "x"], 2, "--seeds 'x'"),
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a call of `lnl` left, with the names of `subprocess`."""
+
+    returncode: int | str | None
+    stdout: str
+    stderr: str
+
+
+Lnl = Callable[..., Ended]
+
+
+def in_a_process(*arguments: object, cwd: Path | None = None) -> Ended:
     command = [sys.executable, "-m", "lnl_core.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def lnl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Lnl:
+    """`lnl(*arguments, cwd=FOLDER)` in this process, from the entry point to the exit code."""
+
+    def run(*arguments: object, cwd: Path | None = None) -> Ended:
+        capfd.readouterr()
+        with monkeypatch.context() as call:
+            call.setattr(sys, "argv", ["lnl", *map(str, arguments)])
+            if cwd:
+                call.chdir(cwd)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return Ended(ended.value.code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
+def test_help_has_an_example(command: str, lnl: Lnl) -> None:
     found = lnl(command, "--help")
     assert found.returncode == 0
     assert f"lnl {command}" in found.stdout.split("Usage:")[1].split("\n", 1)[1]
 
 
-def test_lists() -> None:
+def test_lists(lnl: Lnl) -> None:
     assert "ipc_ensemble" in lnl("methods").stdout
     assert "divide_mix" in lnl("methods").stdout
     assert "image_folder" in lnl("datasets").stdout
@@ -34,42 +87,35 @@ def test_lists() -> None:
 
 
 def test_a_preset_prints_as_a_params_file(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(lnl("presets", "digits").stdout)
-    found = lnl("stage", "prepare", "--root", "data", cwd=tmp_path)
+    (tmp_path / "params.yaml").write_text(in_a_process("presets", "digits").stdout)
+    found = in_a_process("stage", "prepare", "--root", "data", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "data" / "prepare" / "labels.parquet").exists()
     assert found.stdout == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["stage", "purfy", "--params", "{params}"], 2, "did you mean 'purify'"),
-        (["stage", "purify", "--params", "{params}", "--root", "nowhere"], 3, "no such file"),
-        (["stage", "purify", "--params", "missing.yaml"], 2, "cannot read the params file"),
-        (["run"], 2, "--preset NAME or --params FILE"),
-        (["run", "--preset", "digits", "-S", "purify.ipc_ensemble.fold=3"], 2, "did you mean 'folds'"),
-        (["report", "--root", "nowhere"], 2, "no such folder"),
-        (["purify", "--features", "f", "--labels", "l", "--out", "o.parquet"], 2, "no such file"),
-        (["purify", "--features", "f"], 2, "Missing option"),
-        (["nonsense"], 2, "No such command"),
-        (["bench"], 2, "give --preset and --methods"),
-        (["bench", "--preset", "digits", "--methods", "cross_entropi"], 2, "did you mean 'cross_entropy'"),
-        (["bench", "--preset", "digits", "--methods", "cross_entropy", "--seeds", "x"], 2, "--seeds 'x'"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES)
 def test_mistakes_get_one_message_and_an_exit_code(
-    tmp_path: Path, arguments: list[str], code: int, message: str
+    tmp_path: Path, arguments: list[str], code: int, message: str, lnl: Lnl
 ) -> None:
-    params = tmp_path / "params.yaml"
+    check_mistake(lnl, tmp_path, arguments, code, message)
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES[:2])
+def test_a_process_ends_with_that_code(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    check_mistake(in_a_process, tmp_path, arguments, code, message)
+
+
+def check_mistake(lnl: Lnl, folder: Path, arguments: list[str], code: int, message: str) -> None:
+    params = folder / "params.yaml"
     params.write_text("run: {seed: 0}\n")
-    found = lnl(*(argument.format(params=params) for argument in arguments), cwd=tmp_path)
+    found = lnl(*(argument.format(params=params) for argument in arguments), cwd=folder)
     assert found.returncode == code, found.stderr
     assert message in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
 
 
-def test_presets_with_overlays() -> None:
+def test_presets_with_overlays(lnl: Lnl) -> None:
     listed = lnl("presets").stdout
     for name in ("digits", "clothing1m", "sym80", "divide_mix", "from_simclr"):
         assert f"\n{name} " in listed
@@ -81,7 +127,7 @@ def test_presets_with_overlays() -> None:
     assert "did you mean 'sym80'" in wrong.stderr
 
 
-def test_bench_runs_what_is_open_and_prints_the_table(tmp_path: Path) -> None:
+def test_bench_runs_what_is_open_and_prints_the_table(tmp_path: Path, lnl: Lnl) -> None:
     quick = ["run.threads=1", "model.width=4", "pretrain.simclr.epochs=1", "pretrain.simclr.warmup_epochs=0"]
     overrides = [word for item in [*quick, "train.cross_entropy.epochs=1"] for word in ("-S", item)]
     grid = ["bench", "--preset", "digits", "--noise", "sym20", "--methods", "cross_entropy", "--out", tmp_path / "b"]

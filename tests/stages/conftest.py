@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,13 +78,12 @@ def trained() -> dict[str, Classifier]:
     }
 
 
-@pytest.fixture
-def digits_run(tmp_path: Path, trained: dict[str, Classifier]) -> Callable[..., Layout]:
-    """`digits_run(truth=False, ...)` writes a run as the fields of `DigitsRun` wish it."""
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Classifier]) -> Callable[[DigitsRun], Path]:
+    """The folder of a run, written when it is first wished for; nobody may change it."""
 
-    def make(root: str = "run", **wishes: Any) -> Layout:
-        wish = DigitsRun(**wishes)
-        paths = Layout(tmp_path / root)
+    def make(wish: DigitsRun) -> Path:
+        paths = Layout(tmp_path_factory.mktemp("digits") / "run")
         rows = _rows(wish.trusted)
         ids = string_ids([f"{wish.id_prefix}-{row:04d}" for row in range(len(rows.true))])
         _write_images(paths, ids, rows)
@@ -92,7 +93,17 @@ def digits_run(tmp_path: Path, trained: dict[str, Classifier]) -> Callable[..., 
         _write_curves_and_metrics(paths, wish)
         if wish.trace:
             _write_trace(paths)
-        return paths
+        return paths.root
+
+    return functools.cache(make)
+
+
+@pytest.fixture
+def digits_run(tmp_path: Path, written: Callable[[DigitsRun], Path]) -> Callable[..., Layout]:
+    """`digits_run(truth=False, ...)` gives a run of the test's own, as the fields of `DigitsRun` wish it."""
+
+    def make(root: str = "run", **wishes: Any) -> Layout:
+        return Layout(Path(shutil.copytree(written(DigitsRun(**wishes)), tmp_path / root)))
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from lnl_core.files import read_json, write_json
 from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
 from lnl_core.training.training_trace import TraceEpoch, write_trace
+from tests.stages.conftest import DigitsRun
 
 PARAMS = {"run": {"device": "cpu", "threads": 1}}
 Make = Callable[..., Layout]
@@ -27,10 +29,19 @@ def records(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, written: Callable[[DigitsRun], Path]
+) -> tuple[Path, dict[str, Any]]:
+    """A run with its scores; tests get copies."""
+    root = shutil.copytree(written(DigitsRun()), tmp_path_factory.mktemp("evaluated") / "run")
+    return root, dict(run_stage("evaluate", PARAMS, Layout(root)))
+
+
 @pytest.fixture
-def evaluated(digits_run: Make) -> tuple[Layout, dict[str, Any]]:
-    paths = digits_run()
-    return paths, dict(run_stage("evaluate", PARAMS, paths))
+def evaluated(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Layout, dict[str, Any]]:
+    root, scores = finished
+    return Layout(Path(shutil.copytree(root, tmp_path / "run"))), copy.deepcopy(scores)
 
 
 def test_label_scores_are_those_of_a_join_by_dictionary(evaluated: tuple[Layout, dict[str, Any]]) -> None:
