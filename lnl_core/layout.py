@@ -99,6 +99,10 @@ class Layout:
         return self.root / "evaluate" / "held_out.parquet"
 
     @property
+    def figures(self) -> Path:  # the twenty figures of `dvc metrics show`
+        return self.root / "evaluate" / "figures.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report" / "report.html"
 

@@ -87,14 +87,15 @@ def files_read(stage: Stage) -> list[str]:
 
 
 def expected_entry(stage: Stage) -> dict[str, Any]:
-    """The stage as dvc.yaml has to have it."""
+    """The stage as dvc.yaml has to have it: metrics.json is an out, for `dvc metrics show` would print 250 columns."""
+    metrics = str(DATA.metrics(stage.name))
     return {
         "cmd": f"lnl stage {stage.name}",
         "desc": stage.summary,
         "deps": expected_modules(stage) + files_read(stage),
         "params": [*stage.shared, stage.name],
-        "outs": [str(getattr(DATA, name)) for name in stage.writes],
-        "metrics": [str(DATA.metrics(stage.name))],
+        "outs": [*(str(getattr(DATA, name)) for name in stage.writes if name not in stage.figures), metrics],
+        **({"metrics": [str(getattr(DATA, name)) for name in stage.figures]} if stage.figures else {}),
         "meta": {"pool": stage.pool},
     }
 
@@ -147,7 +148,8 @@ def test_package_data_are_dependencies_and_are_shipped() -> None:
     """A template of the report is no import, but an edit to it must be noticed."""
     assert "lnl_core/report/page.html.j2" in expected_modules(stage_named("report"))
     found = {path.suffix for path in (REPOSITORY / "lnl_core").rglob("*") if path.is_file()}
-    assert found - PACKAGE_DATA <= {".py", ".pyc", ".yaml", ".json", ".typed"}, "name the new kind in PACKAGE_DATA and pyproject"
+    known = {".py", ".pyc", ".yaml", ".json", ".typed"}
+    assert found - PACKAGE_DATA <= known, "name the new kind in PACKAGE_DATA and pyproject"
 
 
 def test_params_are_the_digits_preset() -> None:
@@ -225,7 +227,19 @@ def test_repro_runs_once_and_then_only_what_changed(checkout: Path) -> None:
     assert stages_run(dvc(checkout, "repro")) == []
     plots = json.loads(dvc(checkout, "plots", "show", "--json"))
     assert "errors" not in plots
-    assert sorted(plots["data"]) == ["Coverage", "Review", "SimCLR", "Training"]
+    shown = [
+        "Coverage",
+        "Estimated noise",
+        "Reliability",
+        "Review",
+        "SimCLR",
+        "Training",
+        "Training loss",
+        "True noise",
+    ]
+    assert sorted(plots["data"]) == shown
+    metrics = json.loads(dvc(checkout, "metrics", "show", "--json"))
+    assert list(metrics[""]["data"]) == ["data/evaluate/figures.json"]
 
     change_setting(checkout, CHANGED_PURIFY_SETTING)
     assert stages_run(dvc(checkout, "repro")) == ["purify", "train", "evaluate", "report"]

@@ -21,6 +21,7 @@ from lnl_core.cli.predict import predict
 from lnl_core.cli.purify import purify
 from lnl_core.cli.reclean import reclean
 from lnl_core.cli.run import demo, report, run, stage
+from lnl_core.cli.show import show
 from lnl_core.cli.versions import app as versions_app
 from lnl_core.cli.versions import promote, rollback
 from lnl_core.config import ConfigError
@@ -41,6 +42,7 @@ for command in (
     purify,
     predict,
     report,
+    show,
     bench,
     reclean,
     promote,

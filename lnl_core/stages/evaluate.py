@@ -27,6 +27,7 @@ from lnl_core.contracts import (
 )
 from lnl_core.evaluate.confusion import confusion, per_class_accuracy
 from lnl_core.evaluate.detection import coverage_curve, review_curve
+from lnl_core.evaluate.figures import figures
 from lnl_core.evaluate.findings import Findings
 from lnl_core.evaluate.labels import (
     PurifiedRows,
@@ -47,7 +48,7 @@ from lnl_core.evaluate.tables import (
     transition_rows,
     write_csv,
 )
-from lnl_core.files import atomic_folder
+from lnl_core.files import atomic_folder, write_json
 from lnl_core.stages.evaluate_held_out import predict_held_out
 from lnl_core.stages.evaluate_models import score_models
 from lnl_core.stages.evaluate_training import trace_training
@@ -57,7 +58,7 @@ ROWS = ("id", "observed", "purified", "confidence", "suspicion", "true")
 
 
 def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
-    """Read labels, truth, purified labels and models; write `plots/` and held_out.parquet; return the scores."""
+    """Read labels, truth, purified labels and models; write `plots/`, figures, held_out.parquet; return the scores."""
     paths = context.paths
     labels, truth = read_labels(paths.labels), _truth(paths.truth)
     purified = read_purified(paths.purified)
@@ -73,6 +74,7 @@ def evaluate(settings: EvaluateSettings, context: StageContext) -> Metrics:
         write_csv(plots / "per_class.csv", columns, per_class_rows(labels.class_names, found.per_class))
         what = ("what", "low", "high", "count", "confidence", "accuracy")
         write_csv(plots / "reliability.csv", what, found.reliability)
+    write_json(paths.figures, figures(found.scores))
     return {**found.scores, "missing": found.missing}
 
 
@@ -166,7 +168,8 @@ STAGE = Stage(
     settings=lambda values: parse(EvaluateSettings, values, "evaluate"),
     run=evaluate,
     reads=("images", "features", "labels", "truth", "purified", "model", "yardstick", "train_trace"),
-    writes=("plots", "held_out"),
+    writes=("plots", "held_out", "figures"),
+    figures=("figures",),
     shared=("run.precision",),
     reads_metrics=("purify", "train"),
 )

@@ -63,6 +63,7 @@ class Stage:
     shared: tuple[str, ...]  # shared settings that its result depends on, e.g. "run.seed", "images"
     pool: Pool = "cpu"
     pool_for: Callable[[Any], Pool] | None = None  # where some settings want another pool than `pool`
+    figures: tuple[str, ...] = ()  # of `writes`: what `dvc metrics show` prints
     reads_metrics: tuple[str, ...] = ()  # stages whose metrics.json it reads
     shared_by_processes: bool = False  # may torch's launcher start several processes of it?
 
