@@ -18,29 +18,41 @@ from lnl_core.stages.stage import run_stage
 STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train")
 SETTINGS = [
     "prepare.rows_per_shard=100",
-    "pretrain.simclr.epochs=4",
+    "pretrain.simclr.epochs=3",
     "pretrain.simclr.warmup_epochs=1",
     "pretrain.simclr.checkpoint_every=1",
     "pretrain.simclr.probe_every=0",
     "model.width=8",
     "features.batch_size=50",
+    "purify.ipc_ensemble.folds=2",
+    "purify.ipc_ensemble.ridge=[0.01, 1.0]",
+    "purify.ipc_ensemble.max_steps=16",
     "purify.ipc_ensemble.eac_steps=100",
-    "train.divide_mix.epochs=4",
-    "train.divide_mix.warmup_epochs=2",
+    "train.divide_mix.epochs=3",
+    "train.divide_mix.warmup_epochs=1",
 ]
-# The timer starts after the imports, so the kill falls into the stage itself.
+# For each line with a stage and seconds: a process that runs the stage and is killed after them, and how it ended. It is
+# forked after the imports, which take longer than the stages, so the kill falls into the stage itself.
 DRIVER = """
 import os, signal, sys, threading
 from pathlib import Path
 from lnl_core.config import load_params
 from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage, stage_named
-name, params, root, seconds = sys.argv[1:]
-stage_named(name)
-timer = threading.Timer(float(seconds), lambda: os.kill(os.getpid(), signal.SIGKILL))
-timer.daemon = True
-timer.start()
-run_stage(name, load_params(Path(params)), Layout(Path(root)))
+params, root, *stages = sys.argv[1:]
+for stage in stages:
+    stage_named(stage)
+assert threading.active_count() == 1, "a process of several threads must not be forked"
+for line in sys.stdin:
+    name, seconds = line.split()
+    child = os.fork()
+    if not child:
+        timer = threading.Timer(float(seconds), lambda: os.kill(os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+        run_stage(name, load_params(Path(params)), Layout(Path(root)))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -83,12 +95,16 @@ def test_killed_in_every_stage_and_started_again(tmp_path: Path, params: Params,
     paths, file = Layout(tmp_path / "run"), tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(params))
     killed = 0
-    for stage in STAGES:
-        seconds = 0.5 * read_json(undisturbed.metrics(stage))[stage]["seconds"]
-        command = [sys.executable, "-c", DRIVER, stage, str(file), str(paths.root), str(seconds)]
-        killed += subprocess.run(command, check=False).returncode == -9
-        run_stage(stage, params, paths)
-        leftovers = [path.name for path in (paths.root / stage).rglob("*") if path.name.endswith(".tmp")]
-        assert not leftovers, f"{stage}: {leftovers}"
+    command = [sys.executable, "-c", DRIVER, str(file), str(paths.root), *STAGES]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdin
+        assert driver.stdout
+        for stage in STAGES:
+            seconds = 0.5 * read_json(undisturbed.metrics(stage))[stage]["seconds"]
+            print(stage, seconds, file=driver.stdin, flush=True)
+            killed += driver.stdout.readline() == "-9\n"
+            run_stage(stage, params, paths)
+            leftovers = [path.name for path in (paths.root / stage).rglob("*") if path.name.endswith(".tmp")]
+            assert not leftovers, f"{stage}: {leftovers}"
     assert killed >= 3  # the shortest stages may be through before the timer
     assert artefacts(paths) == artefacts(undisturbed)
