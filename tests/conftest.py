@@ -1,7 +1,31 @@
-"""Shapes in signatures are checked in every test run."""
+"""Shapes in signatures are checked in every test run. What needs a server is marked so; what takes longest starts first."""
 
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("lnl_core", "beartype.beartype")
 
 pytest_plugins = ["dev.pytest_servers"]
+SERVERS = {"seaweed", "prefect_server", "cluster"}  # fixtures that start one, or several
+SLOW_MINUTES, SERVER_MINUTES = 0.5, 0.1  # of a marked test, where the mark does not say
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files in this order (`--no-loadscope-reorder`): a long one at the end would leave the others idle."""
+    minutes: defaultdict[str, float] = defaultdict(float)
+    for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+        slow, server = item.get_closest_marker("slow"), item.get_closest_marker("server")
+        if slow or server:
+            expected = slow.kwargs.get("minutes", SLOW_MINUTES) if slow else SERVER_MINUTES
+            minutes[file_of(item)] = max(minutes[file_of(item)], expected)
+    items.sort(key=lambda item: -minutes[file_of(item)])
+
+
+def file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

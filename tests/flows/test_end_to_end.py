@@ -28,7 +28,7 @@ from dev.seaweed import Seaweed
 from lnl_core.layout import STAGE_NAMES
 from tests.run_dvc import run_dvc
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow(minutes=4), pytest.mark.server]
 REPOSITORY = Path(__file__).parents[2]
 QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml").read_text(encoding="utf-8"))
 GPU_STAGES = {"pretrain", "features", "train"}

@@ -24,7 +24,7 @@ from tasks.executor import fetch_outputs
 from tasks.machine import Machine
 from tests.crawl.crawl_fixture import CLASSES, into, parquet_shard, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow(minutes=2), pytest.mark.usefixtures("prefect_server")]
 ENCODER = "def pixels():\n    return lambda images: images[:, :, ::4, ::4].flatten(1).float()\n"
 
 
