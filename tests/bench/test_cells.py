@@ -22,8 +22,12 @@ QUICK = [
     "pretrain.simclr.epochs=1",
     "pretrain.simclr.warmup_epochs=0",
     "train.cross_entropy.epochs=3",
+    "purify.ipc_ensemble.folds=2",
+    "purify.ipc_ensemble.ridge=[0.01, 1.0]",
+    "purify.ipc_ensemble.max_steps=16",
     "purify.ipc_ensemble.eac_steps=20",
 ]
+NO_MAP = "evaluate.embedding_rows=0"  # a second a cell
 
 
 def grid(*more: str, noises: tuple[str, ...] = ("sym20",), methods: tuple[str, ...] = ("cross_entropy",)) -> list[Cell]:
@@ -66,7 +70,7 @@ def test_a_grid_is_run_once_and_shares_the_encoder(tmp_path: Path, monkeypatch: 
 def test_a_stopped_cell_goes_on_and_ends_where_it_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lnl_core.train import epochs
 
-    cells = grid()
+    cells = grid(NO_MAP)
     run_cells(cells, tmp_path / "whole")
     save, saved = epochs.save_checkpoint, []
 
@@ -88,7 +92,7 @@ def test_a_stopped_cell_goes_on_and_ends_where_it_would_have(tmp_path: Path, mon
 
 
 def test_a_failed_cell_is_reported_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = grid(noises=("sym20", "sym50"))
+    cells = grid(NO_MAP, noises=("sym20", "sym50"))
     run_stage = stage_module.run_stage
 
     def broken(name: str, params: Any, paths: Any) -> Any:
