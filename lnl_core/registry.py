@@ -53,8 +53,10 @@ KINDS = (PURIFIER, TRAINER, NOISE_TYPE, DATASET)
 class Registry(Generic[T]):
     """Name -> Entry, filled by the modules of a package; one is imported when its name is looked up."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, settings: type[Settings] = Settings) -> None:
+        """`settings`: what the settings classes of all entries derive from."""
         self.kind = kind
+        self.settings = settings
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
@@ -68,7 +70,13 @@ class Registry(Generic[T]):
         needs_trusted: bool = False,
         draws_as: str = "",
     ) -> Callable[[T], T]:
-        """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`."""
+        """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`.
+
+        Raises:
+            ConfigError: `config` is no class of the settings that are wanted here.
+        """
+        if not issubclass(config, self.settings):
+            raise ConfigError(f"{self.kind.name} {name!r}: {config.__name__} must be a {self.settings.__name__}")
 
         def add(make: T) -> T:
             assert name not in self._entries, f"{self.kind.name} {name!r} is registered twice"

@@ -54,8 +54,9 @@ def purify(
     from lnl_core.stages.purify_table import Columns, purify_files
 
     show_log(verbose)
-    settings = apply_overrides({method: {}}, [f"{method}.{item}" for item in override or []])
-    config = parse(PURIFIERS.get(method).config, settings[method], method)
+    section = method.rpartition(":")[2]
+    settings = apply_overrides({section: {}}, [f"{section}.{item}" for item in override or []])
+    config = parse(PURIFIERS.get(method).config, settings[section], section)
     promise = {"max_wrong_changes": max_wrong_changes, "confidence": confidence, "calibration": calibration}
     columns = Columns(id=id_column, feature=feature_column, label=label_column)
     metrics = purify_files(

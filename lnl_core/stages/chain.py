@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import lnl_core
+from lnl_core.catalogue import registry
 from lnl_core.config import ConfigError, Params
 from lnl_core.datasets import DATASETS
 from lnl_core.files import read_json, write_json
 from lnl_core.layout import STAGE_NAMES, Layout
-from lnl_core.registry import unknown_name
+from lnl_core.plugins import source_of
+from lnl_core.registry import KINDS, unknown_name
 from lnl_core.s3 import states
 from lnl_core.stages.stage import Metrics, Shared, Stage, run_stage, shared_settings, stage_named
 
@@ -85,9 +87,21 @@ def _fingerprint(stage: Stage, params: Params, shared: Shared, before: dict[str,
         "shared": {key: _look_up(shared, key) for key in stage.shared},
         "before": before,
         "code": _code_fingerprint(),
+        **_plugin(stage, settings),
         "source": list(states(_source_files(settings))) if stage.name == "prepare" else None,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _plugin(stage: Stage, settings: Any) -> dict[str, str]:
+    """The source of the selected method, where it is not one of the package: an edited one may change the result."""
+    for kind in KINDS:
+        section, _, field = kind.setting.partition(".")
+        if section == stage.name:
+            made = registry(kind).get(getattr(settings, field)).make
+            if not made.__module__.startswith(f"{kind.package}."):
+                return {"plugin": source_of(made)}
+    return {}
 
 
 def _source_files(settings: Any) -> list[str]:

@@ -88,7 +88,7 @@ def _pixels(ids: Ids, paths: Layout, settings: ImageSettings) -> Iterator[tuple[
 def _card(labels: Labels, true_label: IntArray, settings: InjectSettings, seed: int) -> dict[str, Any]:
     """The protocol card: what was set, and what came out on the rows that a method has to correct."""
     config = settings.options[settings.type]
-    assert isinstance(config, NoiseConfig), f"the settings of noise type {settings.type!r} must be a NoiseConfig"
+    assert isinstance(config, NoiseConfig)  # the registry takes no others
     noisy = (labels.split == "train") & ~labels.trusted
     every = (labels.split != "test") & (labels.observed_label != NO_LABEL)
     return {
