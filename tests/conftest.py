@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in every test run. What needs a server is marked so; what takes longest starts first."""
+"""Shapes in signatures are checked in every test run. Tests of servers are marked so; what takes longest starts first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLOW_MINUTES, SERVER_MINUTES = 0.5, 0.1  # of a marked test, where the mark does
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers take files in this order (`--no-loadscope-reorder`): a long one at the end would leave the others idle."""
+    """Workers take files in this order (`--no-loadscope-reorder`): with a long one at the end the others would idle."""
     minutes: defaultdict[str, float] = defaultdict(float)
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):

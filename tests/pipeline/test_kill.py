@@ -31,8 +31,8 @@ SETTINGS = [
     "train.divide_mix.epochs=3",
     "train.divide_mix.warmup_epochs=1",
 ]
-# For each line with a stage and seconds: a process that runs the stage and is killed after them, and how it ended. It is
-# forked after the imports, which take longer than the stages, so the kill falls into the stage itself.
+# For each line with a stage and seconds: a process that runs the stage and is killed after them, and how it ended. It
+# is forked after the imports, which take longer than the stages, so the kill falls into the stage itself.
 DRIVER = """
 import os, signal, sys, threading
 from pathlib import Path

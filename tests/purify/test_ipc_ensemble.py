@@ -28,7 +28,7 @@ from lnl_core.statistics.moments import accumulate
 from lnl_core.statistics.softmax_link import log_loss
 
 CLASSES = 4
-QUICK = IPCEnsembleConfig(eac_steps=100)
+QUICK = IPCEnsembleConfig(eac_steps=100, folds=3, eac_network_steps=100)
 
 
 class ArrayRows:

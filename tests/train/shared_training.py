@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,8 @@ def task_of(out: Path, method: str) -> TrainTask:
     )
 
 
-def main() -> None:
+def train_all(out: Path, settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    out, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     with joined_world(torch.device("cpu")):
         for method, values in settings.items():
             entry = TRAINERS.get(method)
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train_all(Path(sys.argv[1]), json.loads(sys.argv[2]))

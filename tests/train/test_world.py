@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lnl_core.train import TRAINERS
+from tests.train.shared_training import train_all
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 # A few small steps: rounding differs between the two, and what selects rows by a threshold would amplify it.
@@ -29,20 +30,18 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """Folders of the weights after one process and after two."""
-    found = {}
-    for processes in (1, 2):
-        out = tmp_path_factory.mktemp(f"processes-{processes}")
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        done = subprocess.run(
-            [*launch, str(SCRIPT), str(out), json.dumps(SETTINGS)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = out
+    """Folders of the weights after one process, this one, and after two."""
+    found = {processes: tmp_path_factory.mktemp(f"processes-{processes}") for processes in (1, 2)}
+    train_all(found[1], SETTINGS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), str(found[2]), json.dumps(SETTINGS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     return found
 
 
