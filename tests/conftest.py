@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in every test run. Tests of servers are marked so; what takes longest starts first."""
+"""Shapes in signatures are checked in every test run; tests of servers are marked; what takes longest starts first."""
 
 from __future__ import annotations
 
