@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -38,10 +39,12 @@ from lnl_core.files import write_json
 from lnl_core.layout import Layout
 from lnl_core.models.classifier import Classifier, build_classifier
 from lnl_core.models.saved import AboutClassifier, save_classifier
+from lnl_core.stages.stage import run_stage
 from lnl_core.training.training_trace import TraceEpoch, write_trace
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOISE = 0.6  # exclusive: a share of the rows gets another class
+EvaluatedRun = Callable[..., tuple[Layout, dict[str, Any]]]
 IMAGE_SETTINGS = ImageSettings(size=8, channels=1, flip=False)
 
 
@@ -104,6 +107,30 @@ def digits_run(tmp_path: Path, written: Callable[[DigitsRun], Path]) -> Callable
 
     def make(root: str = "run", **wishes: Any) -> Layout:
         return Layout(Path(shutil.copytree(written(DigitsRun(**wishes)), tmp_path / root)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scored(
+    tmp_path_factory: pytest.TempPathFactory, written: Callable[[DigitsRun], Path]
+) -> Callable[[DigitsRun], tuple[Path, dict[str, Any]]]:
+    """The folder of a run after stage evaluate, and its scores; nobody may change them."""
+
+    def make(wish: DigitsRun) -> tuple[Path, dict[str, Any]]:
+        root = Path(shutil.copytree(written(wish), tmp_path_factory.mktemp("evaluated") / "run"))
+        return root, dict(run_stage("evaluate", {"run": {"device": "cpu", "threads": 1}}, Layout(root)))
+
+    return functools.cache(make)
+
+
+@pytest.fixture
+def evaluated_run(tmp_path: Path, scored: Callable[[DigitsRun], tuple[Path, dict[str, Any]]]) -> EvaluatedRun:
+    """As `digits_run`, after stage evaluate with its defaults; with the scores."""
+
+    def make(root: str = "run", **wishes: Any) -> tuple[Layout, dict[str, Any]]:
+        folder, scores = scored(DigitsRun(**wishes))
+        return Layout(Path(shutil.copytree(folder, tmp_path / root))), copy.deepcopy(scores)
 
     return make
 

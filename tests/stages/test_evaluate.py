@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from lnl_core.files import read_json, write_json
 from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
 from lnl_core.training.training_trace import TraceEpoch, write_trace
-from tests.stages.conftest import DigitsRun
+from tests.stages.conftest import EvaluatedRun
 
 PARAMS = {"run": {"device": "cpu", "threads": 1}}
 Make = Callable[..., Layout]
@@ -29,19 +28,9 @@ def records(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, written: Callable[[DigitsRun], Path]
-) -> tuple[Path, dict[str, Any]]:
-    """A run with its scores; tests get copies."""
-    root = shutil.copytree(written(DigitsRun()), tmp_path_factory.mktemp("evaluated") / "run")
-    return root, dict(run_stage("evaluate", PARAMS, Layout(root)))
-
-
 @pytest.fixture
-def evaluated(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Layout, dict[str, Any]]:
-    root, scores = finished
-    return Layout(Path(shutil.copytree(root, tmp_path / "run"))), copy.deepcopy(scores)
+def evaluated(evaluated_run: EvaluatedRun) -> tuple[Layout, dict[str, Any]]:
+    return evaluated_run()
 
 
 def test_label_scores_are_those_of_a_join_by_dictionary(evaluated: tuple[Layout, dict[str, Any]]) -> None:
@@ -104,9 +93,8 @@ def test_transition_error_against_the_purifiers_matrix(evaluated: tuple[Layout, 
     assert scores["noise"]["rate_estimated"] == 0.62
 
 
-def test_batch_size_changes_nothing(digits_run: Make) -> None:
-    paths = digits_run()
-    one = dict(run_stage("evaluate", PARAMS, paths))
+def test_batch_size_changes_nothing(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, one = evaluated
     files = {file.name: file.read_bytes() for file in paths.plots.iterdir()}
     two = dict(run_stage("evaluate", PARAMS | {"evaluate": {"batch_size": 7}}, paths))
     assert {file.name: file.read_text() for file in paths.plots.iterdir()}.keys() == files.keys()
@@ -116,9 +104,8 @@ def test_batch_size_changes_nothing(digits_run: Make) -> None:
     assert one["test"]["model_best"]["accuracy"] == two["test"]["model_best"]["accuracy"]
 
 
-def test_without_truth_trusted_rows_test_rows_and_yardstick(digits_run: Make) -> None:
-    paths = digits_run(truth=False, trusted=0, yardstick=False, test=False)
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_without_truth_trusted_rows_test_rows_and_yardstick(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run(truth=False, trusted=0, yardstick=False, test=False)
     assert set(scores["missing"]) == {"truth", "trusted", "yardstick", "test", "trace_truth", "held_out"}
     assert "accuracy_after" not in scores["labels"]
     assert "detection" not in scores
@@ -195,9 +182,8 @@ def test_why_there_is_no_map(digits_run: Make, rows: int, why: str) -> None:
     assert not (paths.plots / "embedding.csv").exists()
 
 
-def test_a_trace_without_truth_still_shows_how_much_was_selected(digits_run: Make) -> None:
-    paths = digits_run(truth=False)
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_a_trace_without_truth_still_shows_how_much_was_selected(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run(truth=False)
     rows = records(paths.plots / "selection.csv")
     assert all(row["selected"] and not row["precision"] + row["recall"] + row["auc"] for row in rows)
     assert all(row["rows"] and not row["right"] + row["wrong"] for row in records(paths.plots / "small_loss.csv"))
@@ -207,9 +193,8 @@ def test_a_trace_without_truth_still_shows_how_much_was_selected(digits_run: Mak
     assert all(not row["true_share"] for row in records(paths.plots / "trainer_transition.csv"))
 
 
-def test_a_run_of_an_old_version_has_no_trace(digits_run: Make) -> None:
-    paths = digits_run(trace=False)
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_a_run_of_an_old_version_has_no_trace(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run(trace=False)
     assert {topic: why for topic, why in scores["missing"].items() if topic != "held_out"} == {
         "trace": "the training left no trace of its epochs",
         "trainer_transition": "the training method estimates no transition matrix",
@@ -237,8 +222,8 @@ def test_a_trainers_matrix_of_another_size_is_named(digits_run: Make) -> None:
         run_stage("evaluate", PARAMS, paths)
 
 
-def test_test_labels_without_truth_are_called_what_they_are(digits_run: Make) -> None:
-    scores = run_stage("evaluate", PARAMS, digits_run(truth=False))
+def test_test_labels_without_truth_are_called_what_they_are(evaluated_run: EvaluatedRun) -> None:
+    _, scores = evaluated_run(truth=False)
     assert scores["test"]["label_source"] == "observed"
 
 
@@ -252,9 +237,9 @@ def test_no_model_and_no_file_of_truth(digits_run: Make) -> None:
     assert "gain" not in scores["test"]
 
 
-def test_stale_plots_do_not_outlive_a_run(digits_run: Make) -> None:
-    paths = digits_run()
-    run_stage("evaluate", PARAMS, paths)
+def test_stale_plots_do_not_outlive_a_run(evaluated: tuple[Layout, dict[str, Any]]) -> None:
+    paths, _ = evaluated
+    assert list(paths.plots.glob("*yardstick*"))
     shutil.rmtree(paths.yardstick)
     run_stage("evaluate", PARAMS, paths)
     assert not list(paths.plots.glob("*yardstick*"))

@@ -16,6 +16,7 @@ from lnl_core.renamed import METRICS
 from lnl_core.report.run_files import STAGES
 from lnl_core.report.summary import summary_table
 from lnl_core.stages.stage import run_stage
+from tests.stages.conftest import EvaluatedRun
 
 PARAMS = {"run": {"device": "cpu", "threads": 1}}
 Make = Callable[..., Layout]
@@ -64,9 +65,8 @@ def made(paths: Layout) -> tuple[str, Page]:
     return text, Page(text)
 
 
-def test_whole_run(digits_run: Make) -> None:
-    paths = digits_run()
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_whole_run(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run()
     metrics = run_stage("report", PARAMS, paths)
     text = paths.report.read_text(encoding="utf-8")
     page = Page(text)
@@ -82,9 +82,8 @@ def test_whole_run(digits_run: Make) -> None:
     assert "exclusive" in page.text
 
 
-def test_what_the_training_saw(digits_run: Make) -> None:
-    paths = digits_run()
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_what_the_training_saw(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run()
     _, page = made(paths)
     estimate = " ".join(page.text.split("Noise estimate given to the method")[1].split()[:12])
     assert "wrong labels, estimated 15.0 %" in estimate
@@ -104,23 +103,20 @@ def test_what_the_training_saw(digits_run: Make) -> None:
     assert sum(label.startswith("Map of 360 test images of 10 classes") for label in labels) == 1
 
 
-def test_a_training_without_truth_or_without_a_trace(digits_run: Make) -> None:
-    blind = digits_run(truth=False)
-    run_stage("evaluate", PARAMS, blind)
+def test_a_training_without_truth_or_without_a_trace(evaluated_run: EvaluatedRun) -> None:
+    blind, _ = evaluated_run(truth=False)
     _, page = made(blind)
     assert "share of the rows selected" in page.text
     assert "right labels" not in page.text
     assert "No true labels are known for the training rows." in page.text
-    old = digits_run(trace=False, root="old")
-    run_stage("evaluate", PARAMS, old)
+    old, _ = evaluated_run(trace=False, root="old")
     _, page = made(old)
     assert "The training left no trace of its epochs." in page.text
     assert "This training reports no noise estimate." in page.text
 
 
-def test_scores_and_plots_are_read_under_their_names_of_version_0_1_0(digits_run: Make) -> None:
-    paths = digits_run()
-    run_stage("evaluate", PARAMS, paths)
+def test_scores_and_plots_are_read_under_their_names_of_version_0_1_0(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run()
     _, page = made(paths)
     before = {now: name for name, now in METRICS.items()}
     (paths.plots / "predicted.csv").rename(paths.plots / f"{before['predicted']}.csv")
@@ -138,9 +134,8 @@ def training_section(page: Page) -> str:
     return page.text.split("What the method saw")[1].split("Self-supervised pretraining")[0]
 
 
-def test_nothing_is_loaded_from_elsewhere(digits_run: Make) -> None:
-    paths = digits_run()
-    run_stage("evaluate", PARAMS, paths)
+def test_nothing_is_loaded_from_elsewhere(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run()
     text, page = made(paths)
     assert "script" not in page.tags
     assert "link" not in page.tags
@@ -173,9 +168,8 @@ def test_names_ids_and_reasons_are_escaped_everywhere(digits_run: Make) -> None:
     assert title in page.text
 
 
-def test_what_is_missing_is_said(digits_run: Make) -> None:
-    paths = digits_run(truth=False, trusted=0, yardstick=False, test=False)
-    run_stage("evaluate", PARAMS, paths)
+def test_what_is_missing_is_said(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run(truth=False, trusted=0, yardstick=False, test=False)
     _, page = made(paths)
     for sentence in (
         "nobody has measured how many are right",
@@ -196,24 +190,21 @@ def test_before_any_stage_has_run(tmp_path: Path) -> None:
     assert dict(summary_table(paths))["labels right after"] == "— (the stage evaluate has not run)"
 
 
-def test_the_report_does_not_need_the_truth(digits_run: Make) -> None:
-    paths = digits_run()
-    run_stage("evaluate", PARAMS, paths)
+def test_the_report_does_not_need_the_truth(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run()
     paths.truth.unlink()
     _, page = made(paths)
     assert "✓ true" in page.text
 
 
-def test_images_shown_are_limited(digits_run: Make) -> None:
-    paths = digits_run()
-    run_stage("evaluate", PARAMS, paths)
+def test_images_shown_are_limited(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run()
     metrics = run_stage("report", PARAMS | {"report": {"suspicious": 3}}, paths)
     assert 3 <= metrics["images"] <= 6
 
 
-def test_summary_table(digits_run: Make) -> None:
-    paths = digits_run()
-    scores = run_stage("evaluate", PARAMS, paths)
+def test_summary_table(evaluated_run: EvaluatedRun) -> None:
+    paths, scores = evaluated_run()
     table = dict(summary_table(paths))
     assert table["labels right after"] == f"{100 * scores['labels']['accuracy_after']:.1f} %"
     assert table["test accuracy with purification"].startswith(
@@ -222,9 +213,8 @@ def test_summary_table(digits_run: Make) -> None:
     assert table["time of train"] == "20.0 s"
 
 
-def test_summary_table_says_why(digits_run: Make) -> None:
-    paths = digits_run(truth=False, yardstick=False)
-    run_stage("evaluate", PARAMS, paths)
+def test_summary_table_says_why(evaluated_run: EvaluatedRun) -> None:
+    paths, _ = evaluated_run(truth=False, yardstick=False)
     table = dict(summary_table(paths))
     assert table["labels right before"] == "— (no true labels are known for the purified rows)"
     assert table["test accuracy without"] == "— (no yardstick was trained)"
