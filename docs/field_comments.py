@@ -21,8 +21,9 @@ class FieldComments(Extension):
         if attr.docstring is not None or attr.parent is None or not attr.parent.is_class or not attr.lineno:
             return
         lines = attr.lines_collection[attr.filepath][attr.lineno - 1 : attr.endlineno]
-        if comment := _comment("\n".join(lines).strip()):
-            attr.docstring = Docstring(comment, lineno=attr.lineno, parent=attr)
+        comment = _comment("\n".join(lines).strip())
+        if comment or attr.value is not None:  # a setting whose name says it all is shown, too
+            attr.docstring = Docstring(comment or "&nbsp;", lineno=attr.lineno, parent=attr)
 
 
 def _comment(statement: str) -> str:

@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     outside = [*PAGES, *(f"{RESULTS}{path.name}" for path in sorted((REPOSITORY / RESULTS).glob("*.md")))]
     texts |= {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in outside}
     for name in outside:
-        if files.get_file_from_path(page_of(name)) is None:  # docs/index.md stands for README.md
+        if files.get_file_from_path(page_of(name)) is None:  # docs/index.md stands in for README.md
             files.append(File.generated(config, page_of(name), content=texts[name]))
     for name in sorted({target for text_of, text in texts.items() for target in source_files(text, text_of)}):
         files.append(File.generated(config, page_of(name), content=source_page(name)))
