@@ -14,9 +14,11 @@ import pytest
 from lnl_core.config import ConfigError
 from lnl_core.contracts import ContractError
 from tasks.executor import (
+    Lock,
     LogLine,
     Machine,
     Progress,
+    StageDone,
     StageFailed,
     StageJob,
     close_run,
@@ -25,16 +27,36 @@ from tasks.executor import (
     open_run,
     run_stage_job,
 )
-from tests.tasks.conftest import Events, Tiny, git
+from tests.tasks.conftest import Events, Tiny, git, make_tiny
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_one_machine_has_done_another_restores(tiny: Tiny, tmp_path: Path) -> None:
-    first, second = (Machine(tmp_path / name, remote=str(tmp_path / "remote")) for name in ("first", "second"))
-    made = tiny.run(first, "run-1")
+@dataclasses.dataclass(frozen=True)
+class FirstRun:
+    """A finished run, for tests that begin after one. Their own runs have other names and, where work is done, settings."""
+
+    tiny: Tiny
+    machine: Machine
+    done: dict[str, StageDone]
+
+    @property
+    def lock(self) -> dict[str, Lock]:
+        return {name: one.lock for name, one in self.done.items()}
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    folder = tmp_path_factory.mktemp("first-run")
+    tiny, machine = make_tiny(folder / "tiny"), Machine(folder / "machine", remote=str(folder / "remote"))
+    return FirstRun(tiny, machine, tiny.run(machine, "run-1"))
+
+
+def test_what_one_machine_has_done_another_restores(first_run: FirstRun, tmp_path: Path) -> None:
+    tiny, first, made = first_run.tiny, first_run.machine, first_run.done
+    second = Machine(tmp_path / "second", remote=first.remote)
     found = tiny.run(second, "run-2")
     assert [one.how for one in made.values()] == ["run", "run"]
     assert [one.how for one in found.values()] == ["restored", "restored"]
@@ -96,26 +118,24 @@ def test_names_and_revisions_that_cannot_be_are_refused(tiny: Tiny, machine: Mac
         lock_of(str(tiny.path), "0" * 40, machine)
 
 
-def test_the_previous_files_are_placed_for_the_stage_at_hand(tiny: Tiny, tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
-    old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
-    elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
-    revision = tiny.open(elsewhere, "run-2", two="steps: 2")
-    same, events = tiny.job(revision, "run-2", "one", {}, old), Events()
+def test_the_previous_files_are_placed_for_the_stage_at_hand(first_run: FirstRun, tmp_path: Path) -> None:
+    tiny, old = first_run.tiny, first_run.lock
+    elsewhere = Machine(tmp_path / "elsewhere", remote=first_run.machine.remote)
+    revision = tiny.open(elsewhere, "run-3", two="steps: 2")
+    same, events = tiny.job(revision, "run-3", "one", {}, old), Events()
     done = run_stage_job(same, elsewhere, on_progress=Events())
     assert (done.how, done.lock, done.metrics) == ("unchanged", old["one"], {"steps": 1})
-    changed = run_stage_job(tiny.job(revision, "run-2", "two", {"one": done.lock}, old), elsewhere, on_progress=events)
+    changed = run_stage_job(tiny.job(revision, "run-3", "two", {"one": done.lock}, old), elsewhere, on_progress=events)
     assert changed.how == "run"
     assert "two: previous ['.lnl/previous/two/all.txt', '.lnl/previous/two/metrics.json']" in events.text
 
 
-def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_stage_whose_inputs_alone_have_changed_is_run_again(first_run: FirstRun) -> None:
     """Its own entry of the version before still fits code and params, and its inputs are not there yet."""
-    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
-    old = {name: one.lock for name, one in tiny.run(machine, "run-1").items()}
-    revision = tiny.open(machine, "run-2", one="steps: 3")
-    one = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, on_progress=Events())
-    two = run_stage_job(tiny.job(revision, "run-2", "two", {"one": one.lock}, old), machine, on_progress=Events())
+    tiny, machine, old = first_run.tiny, first_run.machine, first_run.lock
+    revision = tiny.open(machine, "run-4", one="steps: 3")
+    one = run_stage_job(tiny.job(revision, "run-4", "one", {}, old), machine, on_progress=Events())
+    two = run_stage_job(tiny.job(revision, "run-4", "two", {"one": one.lock}, old), machine, on_progress=Events())
     assert (one.how, two.how) == ("run", "run")
     made = {out["path"]: out["md5"] for out in one.lock["outs"]}
     read = {dep["path"]: dep["md5"] for dep in two.lock["deps"] if dep["path"] in made}
@@ -123,11 +143,12 @@ def test_a_stage_whose_inputs_alone_have_changed_is_run_again(tiny: Tiny, tmp_pa
     assert read.items() <= made.items()
 
 
-def test_a_previous_version_that_is_gone_is_done_without(tiny: Tiny, tmp_path: Path) -> None:
-    old = {name: one.lock for name, one in tiny.run(Machine(tmp_path / "lost", remote=""), "run-1").items()}
+def test_a_previous_version_that_is_gone_is_done_without(first_run: FirstRun, tmp_path: Path) -> None:
+    """To this machine and its remote the first run's machine is lost."""
+    tiny, old = first_run.tiny, first_run.lock
     machine, events = Machine(tmp_path / "machine", remote=str(tmp_path / "remote")), Events()
-    revision = tiny.open(machine, "run-2")
-    done = run_stage_job(tiny.job(revision, "run-2", "one", {}, old), machine, on_progress=events)
+    revision = tiny.open(machine, "run-5")
+    done = run_stage_job(tiny.job(revision, "run-5", "one", {}, old), machine, on_progress=events)
     assert (done.how, done.lock) == ("run", old["one"])
     assert "going on without the previous version" in events.text
 
@@ -165,11 +186,10 @@ def test_the_stage_runs_the_code_of_its_worktree(tiny: Tiny, machine: Machine) -
     assert "the code of this commit" in events.text
 
 
-def test_files_of_a_version_are_fetched_by_name(tiny: Tiny, tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "machine", remote=str(tmp_path / "remote"))
-    revision = tiny.open(machine, "run-1")
-    done = run_stage_job(tiny.job(revision, "run-1", "one", {}), machine, on_progress=Events())
-    version = close_run(str(tiny.path), revision, "run-1", {"one": done.lock}, "half a run", machine)
+def test_files_of_a_version_are_fetched_by_name(first_run: FirstRun, tmp_path: Path) -> None:
+    tiny, machine = first_run.tiny, first_run.machine
+    revision = tiny.open(machine, "run-6")
+    version = close_run(str(tiny.path), revision, "run-6", {"one": first_run.lock["one"]}, "half a run", machine)
     elsewhere = Machine(tmp_path / "elsewhere", remote=machine.remote)
     found = fetch_outputs(str(tiny.path), version, elsewhere, ["metrics", "report"], tmp_path / "files")
     assert found.read_metrics("one") == {"steps": 1}
@@ -208,9 +228,8 @@ def test_the_stages_own_error_comes_back(tiny: Tiny, machine: Machine, code: int
         run_stage_job(tiny.job(tiny.open(machine, "run-1"), "run-1", "one", {}), machine, on_progress=Events())
 
 
-def test_jobs_and_results_travel_as_json(tiny: Tiny, machine: Machine) -> None:
-    done = tiny.run(machine, "run-1")["one"]
-    job = tiny.job("0" * 40, "run-1", "two", {"one": done.lock})
+def test_jobs_and_results_travel_as_json(first_run: FirstRun) -> None:
+    job = first_run.tiny.job("0" * 40, "run-1", "two", {"one": first_run.lock["one"]})
     assert StageJob(**json.loads(json.dumps(dataclasses.asdict(job)))) == job
 
 
