@@ -147,7 +147,8 @@ def test_every_imported_package_is_declared() -> None:
     imported = {module for module in external.modules if "." not in module and external.is_module_squashed(module)}
     imported -= set(sys.stdlib_module_names)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["ray"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["ray"], *extras["check-plugin"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     owners = packages_distributions()
     assert "torch" in imported

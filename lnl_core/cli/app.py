@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from lnl_core.cli.bench import bench
 from lnl_core.cli.check import check
+from lnl_core.cli.check_plugin import check_plugin
 from lnl_core.cli.choices import datasets, methods, presets
 from lnl_core.cli.crawl import app as crawl_app
 from lnl_core.cli.labels import app as labels_app
@@ -50,6 +51,7 @@ for command in (
     methods,
     datasets,
     presets,
+    check_plugin,
 ):
     app.command()(command)
 app.add_typer(crawl_app, name="crawl")

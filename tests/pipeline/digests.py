@@ -30,7 +30,7 @@ from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.stages.chain import run_chain
 from lnl_core.train import TRAINERS
-from tests.contract.test_trainers import make_task, train
+from lnl_core.contract_tests.test_trainers import make_task, train
 
 ENSEMBLE = "ipc_ensemble"
 DIGITS = load_digits()

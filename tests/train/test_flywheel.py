@@ -26,7 +26,7 @@ from lnl_core.train.flywheel_losses import (
 from lnl_core.train.flywheel_network import ProjectedClassifier
 from lnl_core.training.training_trace import read_trace, trace_files
 from lnl_core.training.weighted_loss import weighted_cross_entropy
-from tests.contract.test_trainers import make_task
+from lnl_core.contract_tests.test_trainers import make_task
 
 QUICK = {"epochs": 4, "warmup_epochs": 1, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2}
 

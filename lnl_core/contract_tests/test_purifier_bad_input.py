@@ -12,6 +12,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from lnl_core.config import ConfigError, Settings
+from lnl_core.contract_tests import under_test
 from lnl_core.contracts import NO_LABEL, ContractError, Purified, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
@@ -20,8 +21,8 @@ from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.stages.purify_table import Columns, purify_files
 
-NAMES = PURIFIERS.names()
-NEEDY = [entry.name for entry in PURIFIERS if entry.needs_trusted]
+NAMES = under_test.names(PURIFIERS)
+NEEDY = [entry.name for entry in under_test.entries(PURIFIERS) if entry.needs_trusted]
 ALL_CLASSES = ["dmlp", "ipc_ensemble"]  # methods that need trusted rows of each class
 READERS = [name for name in NAMES if name != "none"]  # `none` never looks at the features
 QUICK = {  # of any method that has the setting
@@ -60,8 +61,9 @@ def digits(rows: int = ROWS, trusted: int = TRUSTED, classes: int = CLASSES) -> 
 
 def quick_config(name: str) -> Settings:
     """Defaults, with fewer steps where a method has them: what happens to bad input does not depend on their number."""
-    config = PURIFIERS.get(name).config
-    return config(**{field: value for field, value in QUICK.items() if field in config.model_fields})
+    entry = PURIFIERS.get(name)
+    quick = {field: value for field, value in QUICK.items() if field in entry.config.model_fields}
+    return under_test.settings_of(entry, quick)
 
 
 def purified(name: str, task: PurifyTask, ids: list[str] | None = None, **settings: object) -> Purified:

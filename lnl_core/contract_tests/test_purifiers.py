@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from lnl_core.contract_tests import under_test
 from lnl_core.contracts import Purified, string_ids
 from lnl_core.features.user_table import MappedRows
 from lnl_core.purify import PURIFIERS
 from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 
-NAMES = PURIFIERS.names()
+NAMES = under_test.names(PURIFIERS)
 SETTINGS = {
     "auto": {"candidates": ("trusted_only", "knn", "confident_learning", "none")},  # the quick ones
     "dmlp": {"mode": "paper", "ridge": 0.1, "epochs": 20},  # some pixels are always blank: without a ridge no inverse
@@ -45,7 +46,7 @@ def digits(classes: int, noise: float) -> tuple[PurifyTask, np.ndarray]:
 def run(name: str, task: PurifyTask, seed: int = 0) -> Purified:
     names = tuple(map(str, range(task.classes)))
     ids = string_ids([str(row) for row in range(240)])
-    return purify(name, PURIFIERS.get(name).config(**SETTINGS.get(name, {})), task, ids, names, seed)[0]
+    return purify(name, under_test.settings_of(PURIFIERS.get(name), SETTINGS.get(name, {})), task, ids, names, seed)[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

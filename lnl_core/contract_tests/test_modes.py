@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from lnl_core.config import ConfigError, ModeSettings, parse
+from lnl_core.contract_tests import under_test
 from lnl_core.purify import PURIFIERS
 from lnl_core.train import TRAINERS
 
 CONFIGS = {
     entry.name: entry.config
     for registry in (PURIFIERS, TRAINERS)
-    for entry in registry
+    for entry in under_test.entries(registry)
     if issubclass(entry.config, ModeSettings)
 }
 

@@ -11,6 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from lnl_core.config import ModelSettings, parse
+from lnl_core.contract_tests import under_test
 from lnl_core.contracts import string_ids
 from lnl_core.models.classifier import Ensemble, build_classifier
 from lnl_core.models.predictions import predict_probabilities
@@ -41,7 +42,7 @@ QUICK = {
     },
 }
 FEW = 150  # rows where only sameness or finiteness is asked: five batches an epoch
-methods = pytest.mark.parametrize("method", TRAINERS.names())
+methods = pytest.mark.parametrize("method", under_test.names(TRAINERS))
 
 
 def given_noise(rate, classes):
@@ -105,7 +106,9 @@ def make_task(
 
 def train(method, task, **changes):
     entry = TRAINERS.get(method)
-    return entry.make(task, parse(entry.config, {**QUICK.get(method, {}), **changes}, method))
+    return entry.make(
+        task, parse(entry.config, {**QUICK.get(method, {}), **under_test.own_settings(), **changes}, method)
+    )
 
 
 def assert_same(first, second):
