@@ -11,7 +11,7 @@ install_import_hook("lnl_core", "beartype.beartype")
 
 pytest_plugins = ["dev.pytest_servers"]
 SERVERS = {"seaweed", "prefect_server", "cluster"}  # fixtures that start one, or several
-SLOW_MINUTES, SERVER_MINUTES = 0.5, 0.1  # of a marked test, where the mark does not say
+CONTRACT_MINUTES, SLOW_MINUTES, SERVER_MINUTES = 1, 0.5, 0.1  # of a file; a mark may say otherwise
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")
+        if "contract_tests" in item.path.parts:  # they train dozens of networks, and are shipped without this marker
+            item.add_marker(pytest.mark.slow(minutes=CONTRACT_MINUTES))
         slow, server = item.get_closest_marker("slow"), item.get_closest_marker("server")
         if slow or server:
             expected = slow.kwargs.get("minutes", SLOW_MINUTES) if slow else SERVER_MINUTES

@@ -38,6 +38,7 @@ def scores(out: Path) -> dict[str, Any]:
     return {key: record["test"] for key, record in read_records(out / "results.jsonl").items()}
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_once_and_shares_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(cells_module, "run_chain", lambda *args, **more: ran.append(run_chain(*args, **more)))
@@ -67,6 +68,7 @@ def test_a_grid_is_run_once_and_shares_the_encoder(tmp_path: Path, monkeypatch: 
     assert len(ran) == 4
 
 
+@pytest.mark.slow
 def test_a_stopped_cell_goes_on_and_ends_where_it_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lnl_core.train import epochs
 
@@ -91,6 +93,7 @@ def test_a_stopped_cell_goes_on_and_ends_where_it_would_have(tmp_path: Path, mon
     assert scores(tmp_path / "stopped") == scores(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_reported_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = grid(NO_MAP, noises=("sym20", "sym50"))
     run_stage = stage_module.run_stage

@@ -86,6 +86,7 @@ def test_lists(lnl: Lnl) -> None:
     assert "digits" in lnl("presets").stdout
 
 
+@pytest.mark.slow
 def test_a_preset_prints_as_a_params_file(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(in_a_process("presets", "digits").stdout)
     found = in_a_process("stage", "prepare", "--root", "data", cwd=tmp_path)
@@ -101,6 +102,7 @@ def test_mistakes_get_one_message_and_an_exit_code(
     check_mistake(lnl, tmp_path, arguments, code, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES[:2])
 def test_a_process_ends_with_that_code(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     check_mistake(in_a_process, tmp_path, arguments, code, message)
@@ -127,6 +129,7 @@ def test_presets_with_overlays(lnl: Lnl) -> None:
     assert "did you mean 'sym80'" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_bench_runs_what_is_open_and_prints_the_table(tmp_path: Path, lnl: Lnl) -> None:
     quick = ["run.threads=1", "model.width=4", "pretrain.simclr.epochs=1", "pretrain.simclr.warmup_epochs=0"]
     overrides = [word for item in [*quick, "train.cross_entropy.epochs=1"] for word in ("-S", item)]

@@ -133,6 +133,7 @@ def purified(crawl: Crawl, name: str = "run") -> Purified:
     return read_purified(Layout(crawl.folder / name).purified)
 
 
+@pytest.mark.slow
 def test_three_versions_against_cleaning_everything_anew(crawl: Crawl) -> None:
     """With a margin of 0: the same bytes. With one: the same posteriors, and other labels only where one is held."""
     for number in (1, 2, 3):
@@ -236,6 +237,7 @@ def killed_before(stage: str, crawl: Crawl) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_version_goes_on_and_gives_the_same_bytes(crawl: Crawl) -> None:
     """Killed before features and before purify, with shards that arrive in between."""
     crawl.clean()

@@ -16,6 +16,8 @@ from botocore.exceptions import ClientError
 
 from dev.seaweed import Seaweed
 
+pytestmark = pytest.mark.server
+
 
 def test_wrong_keys_and_anonymous_calls_are_refused(s3: str) -> None:
     wrong = boto3.client("s3", aws_access_key_id="AKIAWRONG", aws_secret_access_key="wrong")

@@ -114,6 +114,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_processes_that_append_at_once_lose_no_row(tmp_path: Path) -> None:
     script = textwrap.dedent(SCRIPT)
     started = [

@@ -19,6 +19,8 @@ from lnl_core.features.user_table import read_user_features
 from lnl_core.purify.ipc_ensemble import IPCEnsembleConfig
 from lnl_core.stages.purify_table import Columns, purify_files
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(os.environ.get("LNL_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES, FEATURES = DATA / "cifar10.parquet", DATA / "cifar10_features.parquet"
 

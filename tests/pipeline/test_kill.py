@@ -15,6 +15,8 @@ from lnl_core.files import read_json
 from lnl_core.layout import Layout
 from lnl_core.stages.stage import run_stage
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train")
 SETTINGS = [
     "prepare.rows_per_shard=100",

@@ -69,6 +69,7 @@ def right(found: Purification, true: np.ndarray) -> float:
     return float((found.posterior.argmax(axis=1) == true).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "settings"), [(0.5, {}), (0.8, SHORT), (0.9, SHORT)])  # the closest one in full
 def test_beats_its_own_student_on_observed_labels(noise: float, settings: dict[str, int]) -> None:
     task, true = digits(noise)

@@ -33,6 +33,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return found
 
 
+@pytest.mark.slow
 def test_second_run_does_nothing(paths: Layout) -> None:
     assert run_chain(params(), paths) == []
 
@@ -47,6 +48,7 @@ def test_a_noise_setting_leaves_the_encoder_alone(paths: Layout) -> None:
     assert ran == ["inject", "purify"]
 
 
+@pytest.mark.slow
 def test_device_and_threads_change_no_result(paths: Layout) -> None:
     run_chain(params(), paths)
     assert run_chain(params("run.threads=2"), paths) == []

@@ -105,6 +105,7 @@ def right(purified: Purified) -> float:
     return float((purified.purified_label == true).mean())
 
 
+@pytest.mark.slow
 def test_labels_get_better_and_trusted_rows_measure_it(paths: Layout) -> None:
     run_stage("purify", params(epochs=10), paths)
     purified = read_purified(paths.purified)
@@ -118,6 +119,7 @@ def test_labels_get_better_and_trusted_rows_measure_it(paths: Layout) -> None:
     assert 0.3 < metrics["noise_rate"] < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "images"),
     [
@@ -133,6 +135,7 @@ def test_every_variant_learns(paths: Layout, run: dict[str, Any], images: dict[s
     assert right(purified) > 0.6
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_labels(paths: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     run_stage("purify", params(epochs=4, k=2), paths)
     whole = read_purified(paths.purified)

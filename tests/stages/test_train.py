@@ -402,6 +402,7 @@ def test_images_that_stay_encoded_give_the_same_model(paths):
     assert files_below(paths.model) == whole
 
 
+@pytest.mark.slow
 def test_the_launcher_trains_one_model_in_two_processes(paths, tmp_path):
     run_stage("train", PARAMS, paths)
     alone = load_classifier(paths.model / "last").ensemble.networks[0].state_dict()

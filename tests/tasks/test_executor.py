@@ -29,6 +29,8 @@ from tasks.executor import (
 )
 from tests.tasks.conftest import Events, Tiny, git, make_tiny
 
+pytestmark = pytest.mark.slow(minutes=1)
+
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -36,7 +38,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class FirstRun:
-    """A finished run, for tests that begin after one. Their own runs have other names and, where work is done, settings."""
+    """A finished run, for tests that begin after one. Their runs have other names and, where work is done, settings."""
 
     tiny: Tiny
     machine: Machine

@@ -25,6 +25,8 @@ from tasks.machine import attempt_lock
 from tasks.worktree import remove_stale
 from tests.tasks.conftest import Events, Tiny, make_tiny, processes_in, wait_for
 
+pytestmark = pytest.mark.slow(minutes=1)
+
 LONG = "steps: 30"  # 3 s
 BIG = "steps: 1, bytes: 1000000"  # three parts of a megabyte
 

@@ -13,6 +13,8 @@ import torch
 from lnl_core.train import TRAINERS
 from tests.train.shared_training import train_all
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("shared_training.py")
 # A few small steps: rounding differs between the two, and what selects rows by a threshold would amplify it.
 SETTINGS = {

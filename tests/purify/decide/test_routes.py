@@ -66,6 +66,7 @@ def wrong_share(found: Purified, true: np.ndarray) -> float:
     return float((found.applied_label != true)[found.changed].mean()) if found.changed.any() else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["cross_fit", "split"])
 @pytest.mark.usefixtures("uncalibrated")
 def test_the_promise_holds_at_the_stated_rate(calibration: str) -> None:

@@ -43,6 +43,7 @@ def linear() -> Purification:
     return ipc_ensemble(crossed(1500, 0.2)[0], IPCEnsembleConfig(**QUICK), np.random.default_rng(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "names", "least"),
     [
@@ -66,6 +67,7 @@ def test_members_say_what_a_line_cannot(
     assert abs(held_out - right(found, true)) < 0.1  # 80 rows: three standard errors
 
 
+@pytest.mark.slow
 def test_rows_outside_the_sample_are_predicted_by_the_members_that_need_no_sample(linear: Purification) -> None:
     task, true = crossed(1500, 0.2)
     config = IPCEnsembleConfig(**QUICK, eac_hidden=64, vote_work=1e12, eac_rows=1000)
@@ -74,6 +76,7 @@ def test_rows_outside_the_sample_are_predicted_by_the_members_that_need_no_sampl
     assert "neighbours" not in {record["member"] for record in found.metrics["members"]}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_labels() -> None:
     task, _ = crossed(300, 0.3)
     config = IPCEnsembleConfig(**QUICK, eac_hidden=16, vote_work=1e12)
