@@ -211,7 +211,7 @@ def _check_torchrun(words: list[str]) -> None:
 
 def _check_pip(words: list[str]) -> None:
     action, package = words
-    name, extra = re.fullmatch(r"([\w-]+)\[(\w+)\]", package).groups()  # type: ignore[union-attr]
+    name, extra = re.fullmatch(r"([\w-]+)\[([\w-]+)\]", package).groups()  # type: ignore[union-attr]
     project = tomllib.loads(read("pyproject.toml"))["project"]
     assert action == "install"
     assert name == project["name"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 import types
@@ -14,6 +13,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.utils import shuffle
 
+from lnl_core.contract_tests import test_noise_types as noise_tests
+from lnl_core.contract_tests import test_purifier_bad_input as bad_input_tests
+from lnl_core.contract_tests import test_purifiers as purifier_tests
 from lnl_core.contracts import string_ids
 from lnl_core.datasets import DATASETS
 from lnl_core.noise import NOISE_TYPES
@@ -60,14 +62,6 @@ def load_example(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(compile(examples()[path], path, "exec"), module.__dict__)
 
 
-def shared_checks(path: str) -> types.ModuleType:
-    """Tests that run over a registry; the example is in none when they are collected, so they are called on it."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parent / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(autouse=True)
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     for registry in (DATASETS, NOISE_TYPES, PURIFIERS):
@@ -90,14 +84,12 @@ def test_purifier(monkeypatch: pytest.MonkeyPatch) -> None:
     found = entry.make(task, entry.config(), np.random.default_rng(0))
     np.testing.assert_allclose(found.posterior.sum(axis=1), 1, rtol=1e-5)
     assert np.mean(found.posterior.argmax(axis=1) == label[200:]) > 0.8
-    contract = shared_checks("contract/test_purifiers.py")
-    contract.test_never_worse_than_observed_and_finite("class_mean", 6, 0.0)
-    contract.test_never_worse_than_observed_and_finite("class_mean", 6, 0.5)
-    contract.test_same_seed_same_labels("class_mean")
-    bad_input = shared_checks("contract/test_purifier_bad_input.py")
-    bad_input.test_no_trusted_rows("class_mean")
-    bad_input.test_a_class_that_no_trusted_row_has("class_mean", "a class without trusted rows")
-    bad_input.test_one_observed_class_of_several("class_mean")
+    purifier_tests.test_never_worse_than_observed_and_finite("class_mean", 6, 0.0)
+    purifier_tests.test_never_worse_than_observed_and_finite("class_mean", 6, 0.5)
+    purifier_tests.test_same_seed_same_labels("class_mean")
+    bad_input_tests.test_no_trusted_rows("class_mean")
+    bad_input_tests.test_a_class_that_no_trusted_row_has("class_mean", "a class without trusted rows")
+    bad_input_tests.test_one_observed_class_of_several("class_mean")
 
 
 def test_noise_type(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +105,7 @@ def test_noise_type(monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = entry.make(source, entry.config(rate=0.2), np.random.default_rng(0))
     changed = noisy != true_label
     assert [int(changed[true_label == number].sum()) for number in range(3)] == [2, 4, 0]
-    shared_checks("noise/test_noise_types.py").test_every_type_is_deterministic_pure_and_in_range("swap")
+    noise_tests.test_every_type_is_deterministic_pure_and_in_range("swap")
 
 
 def test_dataset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,21 +12,41 @@ import configparser
 import importlib
 import re
 import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
 from lnl_core.config import ConfigError, apply_overrides, load_preset
 from lnl_core.layout import STAGE_NAMES
+from lnl_core.purify import PURIFIERS
+from lnl_core.registry import KINDS
 from lnl_core.stages.stage import SHARED_SECTIONS, check_params
 from tests.docs_blocks import PAGES, REPOSITORY, Block, blocks, check_command, check_lnl_mention, commands, inline_code
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
+EXAMPLES = {  # whole files, which begin with their path
+    found[1]: block.text for block in BLOCKS if (found := re.match(r"# (\S+\.py)\n", block.text))
+}
 PROGRAMS = ("lnl", "make", "python", "dvc", "prefect", "torchrun", "pip")
 SECTIONS = (*SHARED_SECTIONS, *STAGE_NAMES)
 SETTING = re.compile(rf"(?:-S )?((?:{'|'.join(SECTIONS)})(?:\.[a-z]\w*)+)(?: ?[:=] ?.*)?")
 FILE = re.compile(r"(?:lnl_core|tasks|flows|tests|benchmarks|dev|docs)/[\w./-]+")
 SUFFIXES = ("html", "parquet", "csv", "json", "yaml", "py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def my_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The purifier of docs/add-a-method.md as a module that stands outside the package, which that page names."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "my_module.py").write_text(EXAMPLES["lnl_core/purify/class_mean.py"], encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        patched.setattr(PURIFIERS, "_entries", dict(PURIFIERS._entries))
+        yield
+        sys.modules.pop("my_module", None)
 
 
 def test_blocks_are_found() -> None:
@@ -36,7 +56,15 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_is_what_it_says(block: Block) -> None:
-    check = {"": _shell, "python": _python, "yaml": _yaml, "ini": _ini, "mermaid": _mermaid, "text": _text}
+    check = {
+        "": _shell,
+        "python": _python,
+        "yaml": _yaml,
+        "toml": _toml,
+        "ini": _ini,
+        "mermaid": _mermaid,
+        "text": _text,
+    }
     assert block.language in check, f"no check knows a block of {block.language!r}"
     check[block.language](block)
 
@@ -72,6 +100,12 @@ def _overrides(values: dict[str, object], above: str = "") -> list[str]:
         name = f"{above}{key}"
         found += _overrides(value, f"{name}.") if isinstance(value, dict) else [f"{name}={value}"]
     return found
+
+
+def _toml(block: Block) -> None:
+    """Entry points of a package with methods."""
+    groups = tomllib.loads(block.text)["project"]["entry-points"]
+    assert set(groups) <= {kind.group for kind in KINDS}
 
 
 def _ini(block: Block) -> None:
@@ -115,7 +149,7 @@ def _mentioned(code: str) -> None:
             check_command(part)
     elif (found := SETTING.fullmatch(code)) and not found[1].endswith(SUFFIXES):
         _check_setting(found[1])
-    elif FILE.fullmatch(code) and "NAME" not in code:
+    elif FILE.fullmatch(code) and "NAME" not in code and code not in EXAMPLES:
         assert (REPOSITORY / code).exists(), "no such file"
 
 
