@@ -1,4 +1,4 @@
-"""For `lnl check-plugin`: only what runs on the method that it was asked for."""
+"""For `lnl check-plugin`: only what runs on the method that it names."""
 
 from __future__ import annotations
 

@@ -49,13 +49,13 @@ def test_it_is_the_same_a_second_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_row_that_is_asked_for_has_an_image_or_a_reason(name: str) -> None:
+def test_each_row_has_an_image_or_a_reason(name: str) -> None:
     dataset = reader(name)
     index = dataset.index()
-    asked = np.argsort(index.ids)[:: max(len(index.ids) // ROWS, 1)]  # in order of id, as the stage asks for them
-    found = list(dataset.images(index, asked))
-    assert len(found) == len(asked)
-    for image, row in zip(found, asked, strict=True):
+    wanted = np.argsort(index.ids)[:: max(len(index.ids) // ROWS, 1)]  # in order of id, as the stage reads them
+    found = list(dataset.images(index, wanted))
+    assert len(found) == len(wanted)
+    for image, row in zip(found, wanted, strict=True):
         if isinstance(image, QuarantineRow):
             assert image.reason
             assert image.id in (None, index.ids[row])

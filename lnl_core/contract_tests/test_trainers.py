@@ -41,7 +41,7 @@ QUICK = {
         "k": 10,
     },
 }
-FEW = 150  # rows where only sameness or finiteness is asked: five batches an epoch
+FEW = 150  # rows where only sameness or finiteness is tested: five batches an epoch
 methods = pytest.mark.parametrize("method", under_test.names(TRAINERS))
 
 

@@ -1,4 +1,4 @@
-"""Which methods are tested: all of a registry, or the one that `lnl check-plugin` was asked for."""
+"""Which methods are tested: all of a registry, or the one that `lnl check-plugin` names."""
 
 from __future__ import annotations
 
