@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 from jaxtyping import install_import_hook
@@ -31,3 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def file_of(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Flows and commands set up the project's log; the next test of this process finds it as this one did."""
+    log = logging.getLogger("lnl")
+    before = log.level, log.propagate, log.disabled, log.handlers[:]
+    yield
+    log.level, log.propagate, log.disabled, log.handlers[:] = before
+    log.manager._clear_cache()  # type: ignore[attr-defined]
