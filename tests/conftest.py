@@ -16,6 +16,7 @@ SERVERS = {"seaweed", "prefect_server", "cluster"}  # fixtures that start one, o
 CONTRACT_MINUTES, SLOW_MINUTES, SERVER_MINUTES = 1, 0.5, 0.1  # of a file; a mark may say otherwise
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order (`--no-loadscope-reorder`): with a long one at the end the others would idle."""
     minutes: defaultdict[str, float] = defaultdict(float)
