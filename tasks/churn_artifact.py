@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact
 
-from lnl_core.report.churn_section import churn_section
+from lnl_core.report.sections.churn import churn_section
 
 
 async def show_churn(purify: Mapping[str, Any]) -> None:

@@ -129,6 +129,7 @@ def test_dependencies_inside_a_package_are_not_hidden_in_functions(graph: grimp.
         "lnl_core.catalogue",
         "lnl_core.plugins",
         "lnl_core.registry",
+        "lnl_core.report.sections",
         "lnl_core.stages.stage",
     }
     users = {

@@ -36,6 +36,7 @@ QUICK: list[str] = yaml.safe_load((REPOSITORY / "tests" / "quick_overrides.yaml"
 DATA = Layout(Path("data"))
 PACKAGE_DATA = {".j2", ".css"}  # what a module may read beside itself
 HOLDS_WALL_SECONDS = {"pretrain_curve", "report"}
+SECTIONS = "lnl_core.report.sections"
 CANNOT_CHANGE_A_RESULT = {"lnl_core.cli", "lnl_core.progress"}
 
 
@@ -45,8 +46,12 @@ def import_graph() -> grimp.ImportGraph:
 
 
 def closure(module: str) -> set[str]:
-    """`module` and everything inside lnl_core that it imports, directly or not."""
-    return {module} | import_graph().find_upstream_modules(module)
+    """`module` and everything inside lnl_core that it imports, directly or not; a package of sections as a whole."""
+    found = {module} | import_graph().find_upstream_modules(module)
+    if SECTIONS in found:  # imports its files by their presence
+        sections = import_graph().find_children(SECTIONS)
+        found = found.union(sections, *map(import_graph().find_upstream_modules, sections))
+    return found
 
 
 def stage_module(stage: str) -> str:

@@ -22,16 +22,28 @@ from lnl_core.report.charts import (
     line_chart,
     reliability_chart,
 )
-from lnl_core.report.churn_section import churn_section
 from lnl_core.report.curves import points
 from lnl_core.report.matrices import Confusion, confusion, transition
 from lnl_core.report.purifier_section import purifier, purify_curve
 from lnl_core.report.run_files import Record, dig, number
+from lnl_core.report.sections import sections
 from lnl_core.report.sources import Sources
 from lnl_core.report.summary_section import cards, fates, lead, routes
 from lnl_core.report.thumbnails import Thumbnail
 from lnl_core.report.training_section import training
 
+OWN_SECTIONS = {  # anchor -> title, in the page's order
+    "summary": "Summary",
+    "next": "What next",
+    "labels": "Labels",
+    "noise": "Noise",
+    "purifier": "Purifier",
+    "confidence": "Confidence",
+    "training": "Training",
+    "images": "Images",
+    "quarantine": "Quarantine",
+    "run": "Run",
+}
 CLASS_ROWS = 30  # classes listed; above, the weakest
 QUARANTINE_ROWS = 200
 CONFUSIONS = 12
@@ -80,7 +92,20 @@ def render(sources: Sources) -> str:
         "duration": formats.duration,
         "plain": formats.plain,
     }
-    return environment.get_template("page.html.j2").render(**_content(sources))
+    page = environment.get_template("page.html.j2")
+    return page.render(**_content(sources), own_sections=OWN_SECTIONS, sections=_more(sources, environment))
+
+
+def _more(sources: Sources, environment: Environment) -> list[dict[str, str]]:
+    """The sections of files of their own that have something to show."""
+    found = []
+    for section in sections():
+        assert section.before in OWN_SECTIONS, f"section {section.anchor!r}: the page has no {section.before!r}"
+        content = section.content(sources)
+        if content is not None:
+            html = environment.from_string(section.template).render(content=content)  # escapes what it shows
+            found.append({"anchor": section.anchor, "title": section.title, "before": section.before, "html": html})
+    return found
 
 
 def _content(sources: Sources) -> dict[str, Any]:
@@ -91,7 +116,6 @@ def _content(sources: Sources) -> dict[str, Any]:
         "lead": lead(sources),
         "cards": cards(sources),
         "routes": routes(sources.metrics.get("purify", {})),
-        "churn": churn_section(sources.metrics.get("purify", {})),
         "fates": fates(dig(sources.scores, "labels") or {}),
         "advice": _advice(sources),
         "truth": bool(dig(sources.scores, "labels", "rows_with_truth")),

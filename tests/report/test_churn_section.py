@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lnl_core.report.churn_section import churn_section
+from lnl_core.report.sections.churn import churn_section
 from lnl_core.report.page import render
 from tests.report.sources import sources
 

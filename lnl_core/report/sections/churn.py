@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lnl_core.report import formats
+from lnl_core.report.section import Section
+from lnl_core.report.sources import Sources
 
 TABLES = (
     ("from_to", "Decisions that changed", ("from", "to", "flips")),
@@ -84,3 +86,40 @@ def _cell(column: str, value: Any) -> str:
     if column in NAMES or value is None:
         return formats.plain(value)
     return formats.percent(value, 2) if column == "flip_share" else formats.count(value)
+
+
+TEMPLATE = """
+<section id="churn">
+  <h2>What changed since the last version</h2>
+  <p class="intro">Every row that both versions decided on, under the same observed label, is compared. An old decision
+    changes only where the evidence against it beats the margin.</p>
+  <div class="cards small-cards">
+    {% for card in content.cards %}<div class="card"><h3>{{ card.title }}</h3>
+      <p class="value">{{ card.value }}</p><p class="note">{{ card.note }}</p></div>
+    {% endfor %}
+  </div>
+  {% if content.text %}<p class="intro">{{ content.text }}</p>{% endif %}
+  {% for group in content.tables|batch(2) %}
+  <div class="pair">
+    {% for table in group %}
+    <div class="panel"><h3>{{ table.title }}</h3>
+      <div class="scroll tall"><table class="one-line">
+        <thead><tr>{% for head, names in table.columns %}
+          <th{{ '' if names else ' class=n' }}>{{ head }}</th>
+          {% endfor %}</tr></thead>
+        <tbody>{% for row in table.rows %}<tr>{% for cell, names in row %}
+          <td{{ '' if names else ' class=n' }}>{{ cell }}</td>
+          {% endfor %}</tr>{% endfor %}</tbody>
+      </table></div></div>
+    {% endfor %}
+  </div>
+  {% endfor %}
+</section>
+"""
+
+
+def _content(sources: Sources) -> dict[str, Any] | None:
+    return churn_section(sources.metrics.get("purify", {}))
+
+
+SECTION = Section(anchor="churn", title="Changes", before="labels", template=TEMPLATE, content=_content)
