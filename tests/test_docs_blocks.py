@@ -44,6 +44,7 @@ def my_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (folder / "my_module.py").write_text(EXAMPLES["lnl_core/purify/class_mean.py"], encoding="utf-8")
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(folder)
+        PURIFIERS.names()  # loads it
         patched.setattr(PURIFIERS, "_entries", dict(PURIFIERS._entries))
         yield
         sys.modules.pop("my_module", None)
