@@ -75,7 +75,7 @@ def _pytest(kind: Kind, reference: str, overrides: list[str], *, list_only: bool
     from lnl_core.contract_tests.under_test import REFERENCE, SETTINGS
 
     if importlib.util.find_spec("pytest") is None:
-        raise ConfigError("check-plugin runs pytest; install it: pip install 'lnl-pipeline[check-plugin]'")
+        raise ConfigError("check-plugin runs pytest; install it: pip install 'pytest>=9'")
     folder = Path(lnl_core.__path__[0]) / "contract_tests"
     files = [str(folder / f"{name}.py") for name in TESTS[kind.name]]
     options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder)]
