@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -73,13 +74,13 @@ class Registry(Generic[T]):
         """Decorator: `@PURIFIERS.register("dmlp", config=DMLPConfig, summary="...")`.
 
         Raises:
-            ConfigError: `config` is no class of the settings that are wanted here.
+            ConfigError: `config` is no class of the settings that are wanted here, or the name is taken.
         """
         if not issubclass(config, self.settings):
             raise ConfigError(f"{self.kind.name} {name!r}: {config.__name__} must be a {self.settings.__name__}")
 
         def add(make: T) -> T:
-            assert name not in self._entries, f"{self.kind.name} {name!r} is registered twice"
+            self._refuse_taken(name, _module_of(make))
             self._entries[name] = Entry(
                 name=name,
                 make=make,
@@ -96,8 +97,8 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[Entry[T]]:
         """The entries of the package, sorted by name; imports all of its modules."""
         self._load_all()
-        own = [entry for entry in self._entries.values() if _module_of(entry.make).startswith(f"{self.kind.package}.")]
-        return iter(sorted(own, key=lambda entry: entry.name))
+        files = self._files()
+        return iter(sorted((entry for name, entry in self._entries.items() if name in files), key=lambda one: one.name))
 
     def names(self) -> list[str]:
         """Of the package's entries, sorted."""
@@ -119,6 +120,21 @@ class Registry(Generic[T]):
             return self._at(points[name].value, name)
         raise ConfigError(unknown_name(self.kind.name, name, [*self.names(), *points]))
 
+    def _refuse_taken(self, name: str, module: str) -> None:
+        """A module may register its own again, as a notebook's cell does; a name of the package is never replaced."""
+        there = self._entries.get(name)
+        again = there is not None and _module_of(there.make) == module and not module.startswith(self.kind.package)
+        taken = there is not None and not again
+        if not module.startswith(self.kind.package) and f"{self.kind.package}.{name}" not in sys.modules:
+            taken = taken or name in self._files()
+        if taken:
+            raise ConfigError(f"{self.kind.name} {name!r} is there already; register {module}'s under another name")
+
+    def _files(self) -> set[str]:
+        """Names of the modules of the package."""
+        package = importlib.import_module(self.kind.package)
+        return {module.name for module in pkgutil.iter_modules(package.__path__)}
+
     def _load(self, name: str) -> None:
         """Import the package's file of that name, where there is one."""
         importlib.import_module(self.kind.package)
@@ -128,9 +144,8 @@ class Registry(Generic[T]):
     def _load_all(self) -> None:
         if self._loaded:
             return
-        package = importlib.import_module(self.kind.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.kind.package}.{module.name}")
+        for name in sorted(self._files()):
+            importlib.import_module(f"{self.kind.package}.{name}")
         self._loaded = True
 
     def _at(self, reference: str, name: str) -> Entry[T]:

@@ -208,3 +208,31 @@ def test_settings_of_another_kind_are_refused_at_once() -> None:
 
     with pytest.raises(ConfigError, match="noise type 'plain': Plain must be a NoiseConfig"):
         NOISE_TYPES.register("plain", config=Plain, summary="")
+
+
+def test_a_name_of_the_package_is_never_replaced(module: str, tmp_path: Path) -> None:
+    (tmp_path / "own_methods.py").write_text(MODULE.replace('"believer"', '"knn"'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"purifier 'knn' is there already; register {module}'s under another name"):
+        PURIFIERS.get(f"{module}:believe")
+    assert PURIFIERS.get("knn").make.__module__ == "lnl_core.purify.knn"
+
+
+def test_a_module_may_register_its_own_again(module: str) -> None:
+    first = PURIFIERS.get(f"{module}:believe")
+    importlib.reload(sys.modules[module])
+    again = PURIFIERS.get(f"{module}:believe")
+    assert again.make is not first.make
+
+
+def test_a_file_of_one_line_makes_it_a_method_of_the_checkout(
+    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As docs/add-a-method.md says for DVC, whose stages depend on the file of the selected method."""
+    package = sys.modules["lnl_core.purify"]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "believer.py").write_text(f"from {module} import believe\n", encoding="utf-8")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "more")])
+    assert PURIFIERS.get("believer").make.__module__ == module
+    assert "believer" in PURIFIERS.names()
+    sys.modules.pop("lnl_core.purify.believer", None)
