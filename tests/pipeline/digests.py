@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from lnl_core.config import load_preset
+from lnl_core.contract_tests.test_trainers import make_task, train
 from lnl_core.contracts import NO_LABEL, string_ids
 from lnl_core.crawl.reclean import reclean
 from lnl_core.features.user_table import MappedRows
@@ -30,7 +31,6 @@ from lnl_core.purify.decide.decide import purify
 from lnl_core.purify.task import PurifyTask
 from lnl_core.stages.chain import run_chain
 from lnl_core.train import TRAINERS
-from lnl_core.contract_tests.test_trainers import make_task, train
 
 ENSEMBLE = "ipc_ensemble"
 DIGITS = load_digits()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lnl_core.report.sections.churn import churn_section
 from lnl_core.report.page import render
+from lnl_core.report.sections.churn import churn_section
 from tests.report.sources import sources
 
 CHURN: dict[str, Any] = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lnl_core.config import ConfigError, parse
+from lnl_core.contract_tests.test_trainers import make_task
 from lnl_core.models.classifier import Classifier
 from lnl_core.statistics.two_em_mixture import refurbished
 from lnl_core.train.flywheel import (
@@ -26,7 +27,6 @@ from lnl_core.train.flywheel_losses import (
 from lnl_core.train.flywheel_network import ProjectedClassifier
 from lnl_core.training.training_trace import read_trace, trace_files
 from lnl_core.training.weighted_loss import weighted_cross_entropy
-from lnl_core.contract_tests.test_trainers import make_task
 
 QUICK = {"epochs": 4, "warmup_epochs": 1, "batch_size": 32, "lr": 0.1, "mixup_alpha": 0.2}
 
