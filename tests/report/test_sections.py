@@ -12,7 +12,7 @@ from lnl_core.report.page import OWN_SECTIONS, render
 from lnl_core.report.section import Section
 from tests.report.sources import sources
 
-FILE = '''
+FILE = """
 from lnl_core.report.section import Section
 
 SECTION = Section(
@@ -22,7 +22,7 @@ SECTION = Section(
     template='<section id="ages"><h2>Ages</h2><p>{{ content.text }}</p></section>',
     content=lambda sources: {"text": "<b>" + str(len(sources.names))},
 )
-'''
+"""
 
 
 def anchors(html: str) -> list[str]:
