@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("lnl_core", "beartype.beartype")
@@ -44,3 +45,14 @@ def logging_as_before() -> Iterator[None]:
     yield
     log.level, log.propagate, log.disabled, log.handlers[:] = before
     log.manager._clear_cache()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """A stage takes all cores where its settings do not say; the workers of the next tests would fight for them."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        from lnl_core.runtime import use_threads  # after the import hook
+
+        use_threads(before)

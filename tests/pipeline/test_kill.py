@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 STAGES = ("prepare", "inject", "pretrain", "features", "purify", "train")
 SETTINGS = [
+    "run.threads=1",
     "prepare.rows_per_shard=100",
     "pretrain.simclr.epochs=3",
     "pretrain.simclr.warmup_epochs=1",
