@@ -129,8 +129,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         ("torchvision:resnet19", "did you mean 'resnet18'"),
         ("timm:resnet10", "unknown timm model"),
         ("simclrr", "must be simclr, saved:FOLDER, torchvision:NAME"),
-        ("no_such_package.module:make", "must be installed or on PYTHONPATH"),
-        ("json:no_such_function", "must be installed or on PYTHONPATH"),
+        ("no_such_package.module:make", "must be installed, on PYTHONPATH or in this folder"),
+        ("json:no_such_function", "must be installed, on PYTHONPATH or in this folder"),
     ],
 )
 def test_unknown_encoders_are_named(name: str, message: str, tmp_path: Path) -> None:
