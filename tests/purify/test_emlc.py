@@ -70,7 +70,8 @@ def right(found: Purification, true: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise", "settings"), [(0.5, {}), (0.8, SHORT), (0.9, SHORT)])  # the closest one in full
+# In full: 0.5 is the closest, and 0.9 alone finds out a teacher that learns nothing.
+@pytest.mark.parametrize(("noise", "settings"), [(0.5, {}), (0.8, SHORT), (0.9, {})])
 def test_beats_its_own_student_on_observed_labels(noise: float, settings: dict[str, int]) -> None:
     task, true = digits(noise)
     config = EMLCConfig(**settings)
